@@ -1,0 +1,1 @@
+"""What the processes of Architect share; it never imports one of their rooms."""

@@ -1,0 +1,76 @@
+"""Engines: ways to put a container to sleep on disk and to wake it in place.
+
+An engine is given a running container's facts (`Subject`) and an image directory. It never decides when: the
+shim does. It never loses state: a dump that fails, or that the caller declines at the last moment, leaves the
+container as it was; a restore that fails leaves the image as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from architect.engine.cgroup import Cgroup
+from architect.engine.children import Ended
+from architect.engine.errors import Declined, EngineError, Refused
+
+__all__ = ["Cgroup", "Declined", "Ended", "Engine", "EngineError", "Refused", "Subject"]
+
+Decide = Callable[[Mapping[str, Any]], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A container as an engine needs to know it.
+
+    `streams`: descriptors 0-2 of the container's first process, to the shim's duplicates of the same pipes.
+    """
+
+    container_id: str
+    spec: Mapping[str, Any]
+    rootfs: str
+    netns: str
+    cgroup: Cgroup
+    streams: Mapping[int, int]
+
+
+class Engine(Protocol):
+    """What the shim needs of any engine."""
+
+    @property
+    def name(self) -> str:
+        """The engine's name in image manifests."""
+
+    def refusal(self, subject: Subject) -> str:
+        """Why this container can not be put to sleep, as a sentence; "" when it can."""
+
+    async def sleep(self, subject: Subject, pid: int, image: str, log_dir: str, decide: Decide) -> None:
+        """Dumps the frozen container whose first process is `pid` into directory `image` and ends its
+        processes.
+
+        When everything is on disk and before anything is ended, `decide(extra)` is awaited, `extra` being
+        what `wake` will need; False stops the dump. Raises Declined then, EngineError when the dump failed;
+        in both cases the container is still frozen, and whole.
+        """
+
+    async def ready(self, subject: Subject) -> None:
+        """Prepares for the wake of a container that has just fallen asleep; failing to is no error."""
+
+    async def wake(
+        self,
+        subject: Subject,
+        image: str,
+        log_dir: str,
+        extra: Mapping[str, Any],
+        sound: Callable[[], Awaitable[bool]],
+    ) -> tuple[int, asyncio.Future[Ended]]:
+        """Restores and resumes; returns the first process's new pid and its end.
+
+        Before the processes run, `sound()` (is the image what was written?) is awaited; False stops the
+        restore. Raises EngineError when it failed: nothing of it runs then.
+        """
+
+    async def forget(self, container_id: str) -> None:
+        """Drops what `ready` prepared."""

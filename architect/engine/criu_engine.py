@@ -1,0 +1,172 @@
+"""The CRIU engine: dumps a frozen container, restores it into its cgroup, network namespace and streams."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from architect.engine import Decide, Subject, plan
+from architect.engine.children import Children, Ended
+from architect.engine.criu import FIRST_FD, Worker, log_tail
+from architect.engine.criu_messages import Notify, RequestType
+from architect.engine.errors import Declined, EngineError
+
+DUMP_SECONDS: Final = 120.0
+RESTORE_SECONDS: Final = 120.0
+# Descriptor numbers inside the CRIU process. (Its image and log directories are named by numbers of ours
+# instead: CRIU opens them through /proc/<pid of the socket's other end>/fd.)
+_NETNS, _STREAMS = FIRST_FD, FIRST_FD + 1
+
+
+class CriuEngine:
+    """Engine `criu` (see `architect.engine.Engine`), with one waiting worker per sleeping container."""
+
+    def __init__(self, binary: str, children: Children) -> None:
+        self._binary = binary
+        self._children = children
+        self._waiting: dict[str, Worker] = {}
+
+    @property
+    def name(self) -> str:
+        """See `Engine.name`."""
+        return "criu"
+
+    def refusal(self, subject: Subject) -> str:
+        """Why CRIU can not dump this container; "" when nothing known speaks against it."""
+        if not os.access(self._binary, os.X_OK):
+            return f"there is no CRIU at {self._binary} on this node"
+        return plan.refusal(subject.spec)
+
+    async def sleep(self, subject: Subject, pid: int, image: str, log_dir: str, decide: Decide) -> None:
+        """See `Engine.sleep`. The dumped processes die by CRIU's hand, their sockets in repair mode: no FIN,
+        no RST.
+        """
+        table = plan.mount_table(Path(f"/proc/{pid}/mountinfo").read_text())
+        external = plan.external_mounts(subject.spec, table, subject.cgroup)
+        extra = {"external": external, "streams": _stream_names(pid)}
+        declined = False
+
+        async def answer(notify: Notify) -> bool:
+            nonlocal declined
+            if notify.script != "post-dump":
+                return True
+            declined = not await decide(extra)
+            return not declined
+
+        with ExitStack() as stack:
+            worker = Worker.spawn(self._binary, self._children, {})
+            options = plan.dump_options(
+                pid=pid,
+                root=subject.rootfs,
+                netns_inode=os.stat(f"/proc/{pid}/ns/net").st_ino,
+                freezer=subject.cgroup.freezer,
+                external=external,
+                image_fd=_directory(image, stack),
+                log_fd=_directory(log_dir, stack),
+            )
+            response = await worker.request(RequestType.DUMP, options, DUMP_SECONDS, answer)
+        if declined:
+            raise Declined("the container was needed while it was being put to sleep")
+        if not response.success:
+            raise _failure("dump", response.errmsg, Path(log_dir, "dump.log"))
+
+    async def ready(self, subject: Subject) -> None:
+        """See `Engine.ready`: starts the worker that will restore, already inside the container's cgroup."""
+        try:
+            self._waiting[subject.container_id] = self._restorer(subject)
+        except (EngineError, OSError):
+            return  # the wake starts one itself, some milliseconds slower, and reports what is wrong then
+
+    async def forget(self, container_id: str) -> None:
+        """See `Engine.forget`."""
+        worker = self._waiting.pop(container_id, None)
+        if worker is not None:
+            await worker.stop()
+
+    def _restorer(self, subject: Subject) -> Worker:
+        def prepare() -> None:
+            subject.cgroup.enter()
+            if subject.cgroup.unified:
+                # The restored processes inherit CRIU's cgroup namespace; on v2 runc gave them one rooted
+                # here.
+                os.unshare(os.CLONE_NEWCGROUP)
+
+        netns = os.open(subject.netns, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fds = {_NETNS: netns} | {_STREAMS + number: fd for number, fd in subject.streams.items()}
+            return Worker.spawn(self._binary, self._children, fds, prepare)
+        finally:
+            os.close(netns)
+
+    async def wake(
+        self,
+        subject: Subject,
+        image: str,
+        log_dir: str,
+        extra: Mapping[str, Any],
+        sound: Callable[[], Awaitable[bool]],
+    ) -> tuple[int, asyncio.Future[Ended]]:
+        """See `Engine.wake`."""
+        worker = self._waiting.pop(subject.container_id, None)
+        if worker is None or worker.end.done():
+            worker = self._restorer(subject)
+        unsound = False
+
+        async def answer(notify: Notify) -> bool:
+            nonlocal unsound
+            if notify.script != "post-restore":
+                return True
+            unsound = not await sound()
+            return not unsound
+
+        streams = {name: int(number) for number, name in extra["streams"].items()}
+        with ExitStack() as stack:
+            options = plan.restore_options(
+                root=subject.rootfs,
+                spaces=plan.namespace_paths(subject.spec),
+                external=extra["external"],
+                image_fd=_directory(image, stack),
+                log_fd=_directory(log_dir, stack),
+                netns_fd=_NETNS,
+                pipes={
+                    name: _STREAMS + number for name, number in streams.items() if number in subject.streams
+                },
+            )
+            response = await worker.request(RequestType.RESTORE, options, RESTORE_SECONDS, answer)
+        if unsound:
+            raise EngineError("the image is damaged: the restore was stopped before anything of it ran")
+        if not response.success or response.restore is None:
+            raise _failure("restore", response.errmsg, Path(log_dir, "restore.log"))
+        return response.restore.pid, self._children.ended(response.restore.pid)
+
+
+def _directory(path: str, stack: ExitStack) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return fd
+
+
+def _stream_names(pid: int) -> dict[str, str]:
+    """What stands behind descriptors 0-2 of `pid`, where it is a pipe: number to "pipe:[inode]"."""
+    names: dict[str, str] = {}
+    for number in range(3):
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{number}")
+        except OSError:
+            continue  # the application closed it
+        if target.startswith("pipe:["):
+            names[str(number)] = target
+    return names
+
+
+def _failure(operation: str, message: str, log: Path) -> EngineError:
+    evidence = log_tail(log)
+    # The first error is the cause, the later ones are what came of it.
+    reason = next((line for line in evidence.splitlines() if "Error" in line), "") or message.strip()
+    return EngineError(
+        f"CRIU could not {operation} it: {reason or 'no reason given'} (log: {log})", evidence=evidence
+    )

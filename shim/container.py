@@ -1,0 +1,294 @@
+"""One container for containerd: its processes, and its life under runc.
+
+Whether it sleeps is the business of `sleeper.py`; a container that is not managed has no sleeper and is plain
+runc.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from architect.engine.cgroup import Cgroup
+from architect.engine.children import Children, Ended
+from architect.engine.errors import EngineError
+from architect.engine.runc import Runc
+from architect.ttrpc import containerd
+from architect.ttrpc.server import Code, RpcError
+from shim import mounts
+from shim.bundle import RUNC_ROOT, Bundle
+from shim.process import Process, Status
+from shim.streams import Streams, Uris
+
+if TYPE_CHECKING:
+    from shim.sleeper import Sleeper
+
+Publish = Callable[[Any], None]
+_CONSOLE_SECONDS: Final = 10.0
+_FLUSH_SECONDS: Final = 12.0
+
+log = logging.getLogger(__name__)
+
+
+class Container:
+    """A container and its processes. `lock` is held by what changes its state; questions do not take it."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: containerd.Options,
+        namespace: str,
+        children: Children,
+        publish: Publish,
+    ) -> None:
+        self.bundle = bundle
+        self.options = options
+        self.children = children
+        self.publish = publish
+        self.lock = asyncio.Lock()
+        self.execs: dict[str, Process] = {}
+        self.init = Process("", Streams(Uris("", "", "", False)))
+        self.cgroup: Cgroup | None = None
+        self.sleeper: Sleeper | None = None
+        self.init_end: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        self.paused = False
+        self.mounted = False
+        self.runc = Runc(
+            children=children,
+            binary=options.binary_name or "/usr/sbin/runc",
+            root=os.path.join(options.root or RUNC_ROOT, namespace),
+            bundle=bundle.path,
+            container_id=bundle.container_id,
+            systemd_cgroup=options.systemd_cgroup,
+        )
+
+    @property
+    def id(self) -> str:
+        """Containerd's id of the container."""
+        return self.bundle.container_id
+
+    def process(self, exec_id: str) -> Process:
+        """The process `exec_id` ("" for the init). Raises RpcError(NOT_FOUND)."""
+        found = self.execs.get(exec_id) if exec_id else self.init
+        if found is None:
+            raise RpcError(Code.NOT_FOUND, f"process {exec_id} of container {self.id} not found")
+        return found
+
+    async def create(self, uris: Uris, rootfs: list[containerd.Mount]) -> None:
+        """Mounts the root file system and has runc create the container. Undoes all of it on failure."""
+        if rootfs:
+            os.makedirs(self.bundle.rootfs, mode=0o711, exist_ok=True)
+            mounts.mount_all(rootfs, self.bundle.rootfs)
+            self.mounted = True
+        try:
+            self.init.streams = Streams.open(uris)
+            self.init.pid = await self._runc_create()
+        except (EngineError, OSError) as error:
+            await self._undo_create()
+            raise RpcError(Code.UNKNOWN, f"container {self.id} cannot be created: {error}") from error
+        except RpcError:
+            await self._undo_create()
+            raise
+        self.cgroup = Cgroup.of(self.init.pid)
+
+    async def _undo_create(self) -> None:
+        self.init.streams.close()
+        try:
+            await self.runc.delete(force=True)
+        except EngineError as error:
+            log.info("nothing of %s was left to delete: %s", self.id, error)
+        if self.mounted:
+            mounts.unmount(self.bundle.rootfs)
+
+    async def _runc_create(self) -> int:
+        pid_file = f"{self.bundle.path}/init.pid"
+        flags = ["--no-pivot"] if self.options.no_pivot_root else []
+        flags += ["--no-new-keyring"] if self.options.no_new_keyring else []
+        if not self.init.streams.uris.terminal:
+            return await self.runc.create(self.init.streams.process_ends(), pid_file, flags)
+        async with Console(f"{self.bundle.path}/console.sock") as console:
+            pid = await self.runc.create({}, pid_file, [*flags, "--console-socket", console.path])
+            self.init.streams.attach_terminal(await console.master())
+        return pid
+
+    async def recreate(self) -> None:
+        """Makes the container anew from its bundle and starts it, for the same task: memory lost, all else
+        kept.
+        """
+        await self.runc.delete(force=True)
+        self.init.pid = await self._runc_create()
+        self.cgroup = Cgroup.of(self.init.pid)
+        await self.runc.start()
+
+    async def start(self) -> None:
+        """Starts the created init."""
+        if self.init.status is not Status.CREATED:
+            raise RpcError(Code.FAILED_PRECONDITION, f"container {self.id} is not in state created")
+        await self.runc.start()
+        self.init.status = Status.RUNNING
+
+    def watch_init(self, end: asyncio.Future[Ended]) -> None:
+        """Follows the end of the init's present incarnation; a late end of an earlier one is nobody's."""
+        self.init_end = end
+        end.add_done_callback(self._init_ended)
+
+    def _init_ended(self, end: asyncio.Future[Ended]) -> None:
+        if end is not self.init_end or end.cancelled():
+            return
+        if self.sleeper is not None and self.sleeper.take_end(end.result()):
+            return
+        self.finish_init(end.result())
+
+    def finish_init(self, ended: Ended) -> None:
+        """The container has ended for good: tells waiters and containerd."""
+        if self.init.ended is not None:
+            return
+        self.init.end(ended)
+        for process in self.execs.values():
+            if process.ended is None and process.status is Status.RUNNING and self._own_pids():
+                process.end(Ended(128 + signal.SIGKILL, ended.at_ns))
+                self._publish_exit(process)
+        self._publish_exit(self.init)
+        if self.sleeper is not None:
+            self.sleeper.stopped()
+
+    def _own_pids(self) -> bool:
+        """Whether the kernel kills every process here with the init (it has a pid namespace of its own)."""
+        from architect.engine.plan import namespace_paths
+
+        return namespace_paths(self.bundle.spec).get("pid") == ""
+
+    def _publish_exit(self, process: Process) -> None:
+        assert process.ended is not None
+        self.publish(
+            containerd.TaskExit(
+                container_id=self.id,
+                id=process.exec_id or self.id,
+                pid=process.pid,
+                exit_status=process.ended.code,
+                exited_at=containerd.timestamp(process.ended.at_ns),
+            ),
+        )
+
+    async def add_exec(self, exec_id: str, uris: Uris, spec: bytes) -> None:
+        """Registers an exec; nothing runs yet."""
+        if exec_id in self.execs:
+            raise RpcError(Code.ALREADY_EXISTS, f"exec {exec_id} of container {self.id} already exists")
+        try:
+            document = json.loads(spec)
+        except ValueError as error:
+            raise RpcError(
+                Code.INVALID_ARGUMENT, f"the process of exec {exec_id} is no JSON: {error}"
+            ) from error
+        document["terminal"] = uris.terminal
+        self.execs[exec_id] = Process(exec_id, Streams(uris), json.dumps(document).encode())
+
+    async def start_exec(self, process: Process) -> None:
+        """Has runc start a registered exec and follows it."""
+        pid_file = f"{self.bundle.path}/exec-{process.exec_id}.pid"
+        try:
+            if process.streams.uris.terminal:
+                async with Console(f"{self.bundle.path}/console-{process.exec_id}.sock") as console:
+                    flags = ["--tty", "--console-socket", console.path]
+                    process.pid = await self.runc.exec({}, process.spec, pid_file, flags)
+                    process.streams.attach_terminal(await console.master())
+            else:
+                process.streams = Streams.open(process.streams.uris)
+                process.pid = await self.runc.exec(process.streams.process_ends(), process.spec, pid_file)
+        except (EngineError, OSError, RpcError):
+            process.streams.close()
+            raise
+        process.status = Status.RUNNING
+
+    def watch_exec(self, process: Process) -> None:
+        """Follows the end of a started exec."""
+        end = self.children.ended(process.pid)
+        end.add_done_callback(lambda done: self._exec_ended(process, done))
+
+    def _exec_ended(self, process: Process, end: asyncio.Future[Ended]) -> None:
+        if end.cancelled() or process.ended is not None:
+            return
+        process.end(end.result())
+        self._publish_exit(process)
+        if self.sleeper is not None:
+            self.sleeper.exec_ended()
+
+    def kill(self, process: Process, number: int, *, everyone: bool) -> None:
+        """Signals a process, or every process of the container. Raises RpcError(NOT_FOUND) once it ended."""
+        if process.ended is not None or process.pid == 0:
+            raise RpcError(
+                Code.NOT_FOUND, f"process {process.exec_id or 'init'} of {self.id}: process already finished"
+            )
+        pids = self.cgroup.pids() if everyone and self.cgroup is not None else [process.pid]
+        for pid in pids or [process.pid]:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+    async def delete(self) -> None:
+        """Removes the ended container: runc's state, the cgroup, the mount."""
+        if self.init.ended is None and self.init.status is not Status.CREATED:
+            raise RpcError(Code.FAILED_PRECONDITION, f"container {self.id} still runs")
+        if self.init.finishing is not None:
+            await asyncio.wait({self.init.finishing}, timeout=_FLUSH_SECONDS)
+        if self.sleeper is not None:
+            await self.sleeper.remove()
+        await self.runc.delete(force=True)
+        self.init.streams.close()
+        if self.mounted:
+            mounts.unmount(self.bundle.rootfs)
+            self.mounted = False
+
+    async def delete_exec(self, process: Process) -> None:
+        """Forgets an ended exec."""
+        if process.ended is None and process.status is not Status.CREATED:
+            raise RpcError(Code.FAILED_PRECONDITION, f"exec {process.exec_id} of {self.id} still runs")
+        if process.finishing is not None:
+            await asyncio.wait({process.finishing}, timeout=_FLUSH_SECONDS)
+        process.streams.close()
+        Path(f"{self.bundle.path}/exec-{process.exec_id}.pid").unlink(missing_ok=True)
+        del self.execs[process.exec_id]
+
+
+class Console:
+    """The unix socket on which runc hands over a new terminal's master (`--console-socket`)."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+
+    async def __aenter__(self) -> Self:
+        Path(self.path).unlink(missing_ok=True)
+        self._listener.bind(self.path)
+        os.chmod(self.path, 0o600)
+        self._listener.listen(1)
+        self._listener.setblocking(False)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._listener.close()
+        Path(self.path).unlink(missing_ok=True)
+
+    async def master(self) -> int:
+        """The terminal's master. Raises EngineError when runc sends none in time."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_CONSOLE_SECONDS):
+                connection, _ = await loop.sock_accept(self._listener)
+        except TimeoutError:
+            raise EngineError("runc sent no terminal") from None
+        with connection:
+            connection.setblocking(True)
+            connection.settimeout(_CONSOLE_SECONDS)
+            _, fds, _, _ = socket.recv_fds(connection, 4096, 1)
+        if not fds:
+            raise EngineError("runc sent no terminal")
+        return fds[0]

@@ -1,0 +1,61 @@
+"""What the shim binary does without a serving process: `delete` after a shim's death, and `-info`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+
+from architect.ttrpc import containerd, runtime_info
+from architect.ttrpc.codec import encode
+from shim import mounts
+from shim.bundle import RUNC_ROOT, safe_id
+from shim.command import VERSION, socket_path
+
+RUNTIME_FILE = "architect-runtime.json"
+
+
+def info(name: str) -> bytes:
+    """The answer to `-info`: an encoded RuntimeInfo."""
+    return encode(runtime_info.RuntimeInfo(name=name, version=runtime_info.RuntimeVersion(version=VERSION)))
+
+
+def remember_runtime(bundle: str, binary: str, root: str) -> None:
+    """Leaves in the bundle what `delete` will need when the shim is gone."""
+    with open(os.path.join(bundle, RUNTIME_FILE), "w", encoding="utf-8") as file:
+        json.dump({"binary": binary, "root": root}, file)
+
+
+def delete(namespace: str, container_id: str, bundle: str) -> bytes:
+    """Removes what a dead shim left of a container; an encoded DeleteResponse saying it was killed.
+
+    The image of a sleeper stays where it is, for diagnosis.
+    """
+    safe_id(container_id)
+    bundle = bundle or os.getcwd()
+    try:
+        with open(os.path.join(bundle, RUNTIME_FILE), encoding="utf-8") as file:
+            known = json.load(file)
+        binary, root = str(known["binary"]), str(known["root"])
+    except (OSError, ValueError, KeyError):
+        binary, root = "/usr/sbin/runc", os.path.join(RUNC_ROOT, namespace)
+    pid = os.posix_spawn(
+        binary,
+        [binary, "--root", root, "delete", "--force", container_id],
+        {"PATH": os.environ.get("PATH", "")},
+        file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)],
+    )
+    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0:
+        print(f"runc could not delete {container_id}", file=sys.stderr)
+    mounts.unmount(os.path.join(bundle, "rootfs"))
+    path = socket_path(namespace, container_id)
+    for stale in (path, path.removesuffix(".sock") + ".gate"):
+        if os.path.lexists(stale):
+            os.unlink(stale)
+    response = containerd.DeleteResponse(
+        exit_status=128 + signal.SIGKILL,
+        exited_at=containerd.timestamp(time.time_ns()),
+    )
+    return encode(response)

@@ -1,0 +1,164 @@
+"""The containers of one pod sandbox, which one shim process serves, and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+from architect import settings
+from architect.engine import Engine
+from architect.engine.children import Children
+from architect.states import Phase
+from architect.ttrpc import containerd, shim_v1
+from architect.ttrpc.server import Code, RpcError
+from shim.bundle import Bundle
+from shim.container import Container
+from shim.gatekeeper import Gatekeeper
+from shim.process import Status
+from shim.sleeper import Place, Sleeper
+
+STATE_ROOT: Final = "/var/lib/architect"
+LOG_ROOT: Final = "/var/log/architect"
+_WATCH_KEPT: Final = 256
+
+log = logging.getLogger(__name__)
+Publish = Callable[[Any], None]
+
+
+class Pod:
+    """The containers by id; makes sleepers for those that are managed."""
+
+    def __init__(
+        self, namespace: str, children: Children, engine: Engine, publish: Publish, gate_path: str
+    ) -> None:
+        self.namespace = namespace
+        self.containers: dict[str, Container] = {}
+        self.publish = publish
+        self.identity = settings.PodIdentity()
+        self.netns = ""
+        self._children = children
+        self._engine = engine
+        self._gate_path = gate_path
+        self._gatekeeper: Gatekeeper | None = None
+        self._errors: dict[str, str] = {}
+        self._watchers: set[asyncio.Queue[shim_v1.WatchEvent]] = set()
+
+    def find(self, container_id: str) -> Container | None:
+        """The container, or None."""
+        return self.containers.get(container_id)
+
+    def get(self, container_id: str) -> Container:
+        """The container. Raises RpcError(NOT_FOUND)."""
+        found = self.containers.get(container_id)
+        if found is None:
+            raise RpcError(Code.NOT_FOUND, f"container {container_id} not found")
+        return found
+
+    def add(self, bundle: Bundle, options: containerd.Options) -> Container:
+        """Takes a new container in; its annotations decide whether it is managed."""
+        if bundle.container_id in self.containers:
+            raise RpcError(Code.ALREADY_EXISTS, f"container {bundle.container_id} already exists")
+        container = Container(bundle, options, self.namespace, self._children, self.publish)
+        self.containers[bundle.container_id] = container
+        try:
+            identity = settings.pod_identity(bundle.annotations)
+            wanted = (
+                settings.container_settings(bundle.annotations, identity.container)
+                if identity.container
+                else None
+            )
+        except settings.Refused as error:
+            # A mistake in an annotation must not keep the user's container from running: it runs unmanaged.
+            log.warning("container %s runs unmanaged: %s", container.id, error)
+            self._errors[container.id] = str(error)
+            return container
+        if identity.pod_uid:
+            self.identity = identity
+        self.netns = self.netns or bundle.netns
+        if wanted is not None:
+            container.sleeper = self._sleeper(container, wanted, identity)
+        return container
+
+    def _sleeper(
+        self, container: Container, wanted: settings.ContainerSettings, identity: settings.PodIdentity
+    ) -> Sleeper:
+        base = f"{identity.pod_uid}/{identity.container}"
+        place = Place(
+            images=f"{STATE_ROOT}/pods",
+            state=f"{STATE_ROOT}/pods/{base}/state.json",
+            logs=f"{LOG_ROOT}/{base}",
+        )
+        changed = lambda: self.changed(container.id)  # noqa: E731
+        return Sleeper(container, wanted, identity, self._engine, self.gatekeeper(container), place, changed)
+
+    def gatekeeper(self, container: Container) -> Gatekeeper:
+        """The pod's gatekeeper, made with its first managed container."""
+        if self._gatekeeper is None:
+            from shim.gatekeeper import bind_seqpacket
+
+            self._gatekeeper = Gatekeeper(container.bundle.netns)
+            self._gatekeeper.listen(bind_seqpacket(self._gate_path))
+        return self._gatekeeper
+
+    def remove(self, container_id: str) -> None:
+        """Forgets a container."""
+        container = self.containers.pop(container_id, None)
+        self._errors.pop(container_id, None)
+        if container is not None:
+            self._tell(shim_v1.WatchEvent(status=self.status(container), removed=True))
+
+    def close(self) -> None:
+        """Ends the gatekeeper, and with it every descriptor that pins the network namespace."""
+        if self._gatekeeper is not None:
+            self._gatekeeper.shutdown()
+
+    # ---- what the daemon sees
+
+    def status(self, container: Container) -> shim_v1.ContainerStatus:
+        """A container as the daemon and people see it."""
+        identity = settings.pod_identity(container.bundle.annotations, strict=False)
+        status = shim_v1.ContainerStatus(
+            id=container.id,
+            name=identity.container,
+            phase=_PHASES[container.init.status],
+            pid=container.init.pid,
+            execs=sum(1 for process in container.execs.values() if process.running()),
+            settings_error=self._errors.get(container.id, ""),
+        )
+        if container.sleeper is not None:
+            container.sleeper.describe(status)
+        return status
+
+    def changed(self, container_id: str) -> None:
+        """Tells every watcher how a container is now."""
+        container = self.containers.get(container_id)
+        if container is not None:
+            self._tell(shim_v1.WatchEvent(status=self.status(container)))
+
+    def _tell(self, event: shim_v1.WatchEvent) -> None:
+        for queue in self._watchers:
+            if queue.full():
+                queue.get_nowait()  # the newest state counts; a slow watcher misses old ones
+            queue.put_nowait(event)
+
+    async def watch(self) -> AsyncIterator[shim_v1.WatchEvent]:
+        """Every container as it is now, then every change."""
+        queue: asyncio.Queue[shim_v1.WatchEvent] = asyncio.Queue(_WATCH_KEPT)
+        for container in self.containers.values():
+            queue.put_nowait(shim_v1.WatchEvent(status=self.status(container)))
+        self._watchers.add(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self._watchers.discard(queue)
+
+
+_PHASES: Final = {
+    Status.CREATED: Phase.CREATED,
+    Status.RUNNING: Phase.RUNNING,
+    Status.PAUSED: Phase.RUNNING,
+    Status.STOPPED: Phase.STOPPED,
+}

@@ -1,0 +1,505 @@
+"""How one managed container falls asleep and wakes: the order of freeze, gate, dump, kill, restore, release.
+
+Falling asleep                                   Waking
+1. close the gate (packets are held)             1. restore beside verifying the image's digests
+2. freeze, hold also the open connections        2. processes run
+3. anything unread? then thaw, it was activity   3. open the gate: held packets go on, in order
+4. dump, seal the image (manifest last)          4. tell runc the new pid, apply held-back limits
+5. anything come meanwhile? then thaw            5. remove the image
+6. CRIU ends the processes                       failed twice: keep the image aside, start fresh, loudly
+
+Up to step 6 every error and every doubt ends in a thaw: the container runs on as if nothing had been.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from architect import images
+from architect.engine import Declined, Engine, EngineError, Subject
+from architect.engine.cgroup import resident_bytes
+from architect.engine.children import Ended
+from architect.files import make_private_dirs
+from architect.gate import GateError, sockets
+from architect.settings import ContainerSettings, PodIdentity
+from architect.states import Phase, StateRecord
+from architect.ttrpc import shim_v1
+from architect.ttrpc.server import Code, RpcError
+
+if TYPE_CHECKING:
+    from shim.container import Container
+    from shim.gatekeeper import Gatekeeper
+
+_SIGKILL_CODE: Final = 137
+_DEATH_SECONDS: Final = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class Awake(Exception):
+    """The container was needed while it was falling asleep; it runs on. The message says what needed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a container's state file, images and engine logs are."""
+
+    images: str
+    state: str
+    logs: str
+
+
+class Sleeper:
+    """The sleep of one managed container. Changes happen under the container's lock; `phase` may always be
+    read.
+    """
+
+    def __init__(
+        self,
+        container: Container,
+        settings: ContainerSettings,
+        identity: PodIdentity,
+        engine: Engine,
+        gatekeeper: Gatekeeper,
+        place: Place,
+        changed: Callable[[], None],
+    ) -> None:
+        self._container = container
+        self.settings = settings
+        self._identity = identity
+        self._engine = engine
+        self._gatekeeper = gatekeeper
+        self._place = place
+        self._changed = changed
+        self._image: images.ImageDir | None = None
+        self._wake_wanted = ""
+        self._waking: asyncio.Task[None] | None = None
+        self._syncing: asyncio.Task[None] | None = None
+        self._held_end: Ended | None = None
+        self._held_update: bytes | None = None
+        self._extra: dict[str, Any] = {}
+        self._image_bytes = 0
+        self.record = StateRecord(container_id=container.id)
+
+    # ---- what happened to the container
+
+    @property
+    def phase(self) -> Phase:
+        """Where the container is."""
+        return self.record.phase
+
+    def started(self) -> None:
+        """The init runs."""
+        self.record.started_ns = self.record.active_ns = time.time_ns()
+        self._go(Phase.RUNNING)
+
+    def stopped(self) -> None:
+        """The container has ended for good: its gate opens, so that packets meet the truth."""
+        self._open_gate()
+        self._go(Phase.STOPPED)
+
+    def exec_ended(self) -> None:
+        """An exec has ended: that counts as activity up to now."""
+        self.record.active_ns = time.time_ns()
+        self._changed()
+
+    def take_end(self, ended: Ended) -> bool:
+        """Whether the end of the init's processes is part of falling asleep; a real end is not ours to keep.
+
+        While the dump runs nobody can know: the end is kept, and given back if the dump turns out to have
+        failed.
+        """
+        if self.phase is Phase.HIBERNATING:
+            self._held_end = ended
+            return True
+        return self.phase in (Phase.SCALED_DOWN, Phase.WAKING)
+
+    # ---- falling asleep
+
+    def refusal(self) -> str:
+        """Why this container can not be put to sleep, as a sentence; "" when it can."""
+        if self._container.cgroup is None:
+            return "it is not created yet"
+        return self._engine.refusal(self._subject())
+
+    async def hibernate(self) -> None:
+        """Puts the container to sleep. Raises RpcError: FAILED_PRECONDITION (can not), ABORTED (was needed),
+        INTERNAL.
+        """
+        async with self._container.lock:
+            self._check_may_sleep()
+            began = time.monotonic_ns()
+            self._wake_wanted = ""
+            self._held_end = None
+            self._go(Phase.HIBERNATING)
+            try:
+                await self._fall_asleep()
+            except (Awake, Declined) as reason:
+                await self._stay_awake()
+                raise RpcError(
+                    Code.ABORTED, f"container {self._container.id} stays awake: {reason}"
+                ) from reason
+            except (EngineError, GateError, images.ImageError, ValueError, OSError) as error:
+                self._note("hibernate", error)
+                await self._stay_awake()
+                raise RpcError(Code.INTERNAL, f"container {self._container.id} runs on: {error}") from error
+            self.record.sleeps += 1
+            self.record.last_sleep_us = (time.monotonic_ns() - began) // 1000
+            self._go(Phase.SCALED_DOWN)
+            await self._engine.ready(self._subject())
+            self._syncing = asyncio.create_task(self._sync(), name=f"sync {self._container.id}")
+        if self._wake_wanted or (self.settings.monitor and self._gatekeeper.packets_seen(self._container.id)):
+            self.want(self._wake_wanted or "packet")
+
+    def _check_may_sleep(self) -> None:
+        reason = ""
+        if self.phase is not Phase.RUNNING:
+            reason = f"it is {self.phase}"
+        elif self._container.paused:
+            reason = "it is paused"
+        elif self._execs():
+            reason = "an exec is running in it"
+        else:
+            reason = self.refusal()
+        if reason:
+            raise RpcError(
+                Code.FAILED_PRECONDITION, f"container {self._container.id} cannot be put to sleep: {reason}"
+            )
+
+    async def _fall_asleep(self) -> None:
+        container, cgroup = self._container, self._container.cgroup
+        assert cgroup is not None
+        before = sockets.snapshot(cgroup.pids())
+        ports = sorted({*self.settings.ports, *before.listening()})
+        wakes = (lambda: self.want("packet")) if self.settings.monitor else None
+        self._gatekeeper.close(container.id, ports, wakes)
+        await cgroup.freeze()
+        pids = cgroup.pids()
+        frozen = sockets.snapshot(pids)
+        self._gatekeeper.extend(container.id, frozen.connections())
+        self._raise_if_needed(pids)
+        self.record.saved_bytes = resident_bytes(pids)
+        self._image = self._begin_image()
+
+        async def decide(extra: Any) -> bool:
+            assert self._image is not None
+            self._extra = dict(extra)
+            image = self._image
+            await _in_thread(lambda: images.seal(image, self._manifest(extra)))
+            self._image_bytes = images.disk_bytes(image)
+            self._raise_if_needed(pids)
+            self.record.image = str(image.path)
+            self._write(durable=False)
+            return True
+
+        await self._engine.sleep(
+            self._subject(), container.init.pid, self._image_path(), self._place.logs, decide
+        )
+        # CRIU has killed them frozen: thawed, they die. The cgroup stays, it is runc's.
+        cgroup.thaw()
+        await asyncio.wait({container.init_end}, timeout=_DEATH_SECONDS)
+
+    def _raise_if_needed(self, pids: list[int]) -> None:
+        """Raises Awake if anything has come for the container since the gate was closed, or lies unread in
+        it.
+        """
+        unread = sockets.snapshot(pids).unread()
+        if unread:
+            raise Awake(unread)
+        if self._wake_wanted:
+            raise Awake(f"{self._wake_wanted} came")
+        if self.settings.monitor and self._gatekeeper.packets_seen(self._container.id):
+            raise Awake("a packet came")
+
+    async def _stay_awake(self) -> None:
+        """Undoes everything of a sleep that did not come about; if the init really ended, says so."""
+        assert self._container.cgroup is not None
+        self._container.cgroup.thaw()
+        self._go(Phase.RUNNING)
+        self.record.active_ns = time.time_ns()
+        self._open_gate()
+        self._drop_image()
+        if self._held_end is not None:
+            self._container.finish_init(self._held_end)
+
+    async def _sync(self) -> None:
+        """Makes the image durable after the fact: a crash of the machine in between would have lost the
+        memory anyway.
+        """
+        image = self._image
+        if image is None:
+            return
+        try:
+            await _in_thread(lambda: images.sync(image))
+            self._write(durable=True)
+        except OSError as error:
+            log.warning("the image of %s is not yet durable: %s", self._container.id, error)
+
+    # ---- waking
+
+    def want(self, cause: str) -> None:
+        """Asks for a wake and does not wait for it; what fails is recorded where it fails."""
+        task = asyncio.create_task(self.wake(cause), name=f"wake {self._container.id}")
+        task.add_done_callback(_consume)
+
+    async def wake(self, cause: str) -> None:
+        """Makes the container run, whatever it does now. Any number of callers share one restore.
+
+        Raises RpcError when the container has ended or can not even be started fresh.
+        """
+        if self.phase is Phase.HIBERNATING:
+            self._wake_wanted = self._wake_wanted or cause
+        if self.phase in (Phase.RUNNING, Phase.CREATED) and self._waking is None:
+            return
+        if self._waking is None:
+            self._waking = asyncio.create_task(self._wake(cause), name=f"wake {self._container.id}")
+            self._waking.add_done_callback(self._wake_done)
+        await asyncio.shield(self._waking)
+
+    def _wake_done(self, task: asyncio.Task[None]) -> None:
+        self._waking = None
+        _consume(task)
+
+    async def _wake(self, cause: str) -> None:
+        async with self._container.lock:
+            if self.phase is not Phase.SCALED_DOWN:
+                return  # the sleep did not come about, or the container has ended
+            began = time.monotonic_ns()
+            self._go(Phase.WAKING, durable=False)
+            try:
+                end = await self._restore()
+            except (EngineError, OSError) as error:
+                self._note("wake", error)
+                end = await self._start_fresh(error)
+            self._go(Phase.RUNNING, durable=False)
+            self._open_gate()
+            self.record.active_ns = time.time_ns()
+            self.record.wakes += 1
+            self.record.last_wake_us = (time.monotonic_ns() - began) // 1000
+            self.record.last_wake_cause = cause
+            self._container.watch_init(end)
+            self._changed()
+            await self._settle()
+
+    async def _restore(self) -> asyncio.Future[Ended]:
+        """Restores the image, trying once more if that fails and the image is whole."""
+        image = self._image
+        assert image is not None
+        verified = asyncio.ensure_future(_in_thread(lambda: _verdict(image)))
+
+        async def sound() -> bool:
+            return await verified == ""
+
+        for last in (False, True):
+            try:
+                pid, end = await self._engine.wake(
+                    self._subject(), self._image_path(), self._place.logs, self._extra, sound
+                )
+                self._container.init.pid = pid
+                return end
+            except EngineError as error:
+                damage = await verified
+                if damage:
+                    raise EngineError(f"its image is damaged: {damage}") from error
+                if last:
+                    raise
+                self._note("wake", error)
+                assert self._container.cgroup is not None
+                self._container.cgroup.kill()
+        raise AssertionError("unreachable")
+
+    async def _start_fresh(self, cause: Exception) -> asyncio.Future[Ended]:
+        """The last resort: the image is put aside for diagnosis, the container starts with empty memory."""
+        image, self._image = self._image, None
+        assert image is not None
+        aside = images.quarantine(image, str(cause))
+        log.error("container %s STARTS FRESH, its memory is kept in %s: %s", self._container.id, aside, cause)
+        self._note("fresh start", Exception(f"memory lost to the container, kept in {aside}: {cause}"))
+        try:
+            await self._container.recreate()
+        except (EngineError, OSError) as error:
+            self._note("fresh start", error)
+            self._go(Phase.RUNNING, durable=False)
+            self._container.finish_init(Ended(1, time.time_ns()))
+            raise RpcError(
+                Code.INTERNAL, f"container {self._container.id} can neither wake nor start: {error}"
+            ) from error
+        return self._container.children.ended(self._container.init.pid)
+
+    async def _settle(self) -> None:
+        """What a wake leaves to be done once the container answers again."""
+        try:
+            if self._image is not None:  # else it started fresh, and runc knows
+                self._container.runc.adopt(self._container.init.pid)
+            if self._held_update is not None:
+                resources, self._held_update = self._held_update, None
+                await self._container.runc.update(resources)
+        except EngineError as error:
+            self._note("wake", error)
+        if self._syncing is not None:
+            await asyncio.wait({self._syncing})
+        self._drop_image()
+        self._write(durable=False)
+
+    # ---- the rest
+
+    def hold_update(self, resources: bytes) -> None:
+        """Keeps new limits until the wake."""
+        self._held_update = resources
+
+    async def end_asleep(self) -> bool:
+        """SIGKILL for a sleeper: it ends without waking. False when it does not sleep (any more)."""
+        async with self._container.lock:
+            if self.phase is not Phase.SCALED_DOWN:
+                return False
+            await self._engine.forget(self._container.id)
+            self._container.finish_init(Ended(_SIGKILL_CODE, time.time_ns()))
+            return True
+
+    async def remove(self) -> None:
+        """Removes the container's image and state; what was put aside for diagnosis stays."""
+        await self._engine.forget(self._container.id)
+        if self._syncing is not None:
+            await asyncio.wait({self._syncing})
+        self._open_gate()
+        self._drop_image()
+        StateRecord.remove(self._place.state)
+
+    def _execs(self) -> int:
+        return sum(1 for process in self._container.execs.values() if process.running())
+
+    def _subject(self) -> Subject:
+        container = self._container
+        assert container.cgroup is not None
+        return Subject(
+            container_id=container.id,
+            spec=container.bundle.spec,
+            rootfs=container.bundle.rootfs,
+            netns=container.bundle.netns,
+            cgroup=container.cgroup,
+            streams=container.init.streams.process_ends(),
+        )
+
+    def _image_path(self) -> str:
+        assert self._image is not None
+        return str(self._image.engine_path)
+
+    def describe(self, status: shim_v1.ContainerStatus) -> None:
+        """Fills in what there is to tell of a managed container."""
+        record, settings = self.record, self.settings
+        status.managed = True
+        status.phase = record.phase
+        status.refusal = self.refusal()
+        status.generation = record.generation
+        status.since_ns = record.since_ns
+        status.idle_ns = settings.idle_ns
+        status.initial_delay_ns = settings.initial_delay_ns
+        status.monitor = settings.monitor
+        status.ports = [shim_v1.Port(number=port.number, protocol=port.protocol) for port in settings.ports]
+        status.image_bytes = self._image_bytes
+        status.saved_bytes = record.saved_bytes
+        status.last_wake_us = record.last_wake_us
+        status.last_wake_cause = record.last_wake_cause
+        status.last_sleep_us = record.last_sleep_us
+        status.failures = [
+            shim_v1.Failure(at_ns=failure.at_ns, operation=failure.operation, reason=failure.reason)
+            for failure in record.failures
+        ]
+        status.active_ns = record.active_ns
+        status.started_ns = record.started_ns
+        status.sleeps = record.sleeps
+        status.wakes = record.wakes
+
+    def _begin_image(self) -> images.ImageDir:
+        place = (self._place.images, self._identity.pod_uid, self._identity.container)
+        # Above what is on disk, too: an earlier container of this name may have left images behind.
+        self.record.generation = max(self.record.generation + 1, images.next_generation(*place))
+        make_private_dirs(self._place.logs)
+        return images.begin(*place, self.record.generation)
+
+    def _manifest(self, extra: Any) -> images.Facts:
+        return images.Facts(
+            container_id=self._container.id,
+            pod=f"{self._identity.pod_namespace}/{self._identity.pod_name}",
+            generation=self.record.generation,
+            engine=self._engine.name,
+            extra=dict(extra),
+        )
+
+    def _drop_image(self) -> None:
+        image, self._image = self._image, None
+        self._image_bytes = 0
+        self.record.image = ""
+        if image is not None:
+            try:
+                images.remove(image)
+            except OSError as error:
+                log.warning("the image %s is left behind: %s", image.path, error)
+
+    def _open_gate(self) -> None:
+        try:
+            self._gatekeeper.open(self._container.id)
+        except GateError as error:
+            self._note("gate", error)
+
+    def _note(self, operation: str, error: Exception) -> None:
+        log.warning("%s of container %s: %s", operation, self._container.id, error)
+        self.record.failed(operation, str(error), time.time_ns())
+
+    def _go(self, phase: Phase, *, durable: bool = True) -> None:
+        """Writes the new phase down and tells of it."""
+        self.record.move(phase, time.time_ns())
+        self._write(durable=durable)
+        self._changed()
+
+    def _write(self, *, durable: bool) -> None:
+        try:
+            self.record.save(self._place.state, durable=durable)
+        except OSError as error:
+            log.warning("the state of %s cannot be written: %s", self._container.id, error)
+
+
+def _verdict(image: images.ImageDir) -> str:
+    """What is wrong with an image; "" when it is what was written."""
+    try:
+        images.verify(image)
+    except images.Corrupt as error:
+        return str(error)
+    return ""
+
+
+def _consume(task: asyncio.Task[None]) -> None:
+    """Wakes nobody waits for: their failure is in the container's failures and in the log already."""
+    if not task.cancelled() and task.exception() is not None:
+        log.warning("%s: %s", task.get_name(), task.exception())
+
+
+async def _in_thread[T](work: Callable[[], T]) -> T:
+    """Runs `work` in a thread of its own that ends with it: the shim keeps no thread, so that it may fork."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+
+    def finish(value: T | None, error: BaseException | None) -> None:
+        if result.cancelled():
+            return
+        if error is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(value)  # type: ignore[arg-type]
+
+    def run() -> None:
+        try:
+            value = work()
+        except Exception as error:  # noqa: BLE001  (handed to the waiter as it is)
+            loop.call_soon_threadsafe(finish, None, error)
+        else:
+            loop.call_soon_threadsafe(finish, value, None)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await result

@@ -1,0 +1,304 @@
+"""containerd's Task service (v2 and v3 share their messages): every call, for containers awake and asleep.
+
+Questions are answered from memory at once, also while a dump or restore runs. What needs a live process wakes
+the container first. Update is kept until the wake, SIGKILL ends a sleeper without waking it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from architect.engine.errors import EngineError
+from architect.states import Phase
+from architect.ttrpc import containerd
+from architect.ttrpc.containerd import Empty
+from architect.ttrpc.server import Code, Method, RpcError
+from shim import stats
+from shim.bundle import Bundle, runtime_options, safe_id
+from shim.container import Container
+from shim.process import Process, Status
+from shim.streams import Uris
+
+if TYPE_CHECKING:
+    from shim.pod import Pod
+
+SERVICES: Final = (containerd.TASK_V2, containerd.TASK_V3)
+
+
+class TaskService:
+    """The Task calls, over the containers of one pod."""
+
+    def __init__(self, pod: Pod, shutdown: Callable[[], None]) -> None:
+        self._pod = pod
+        self._shutdown = shutdown
+
+    def methods(self) -> dict[str, Method[Any, Any]]:
+        """The service's methods, for the ttrpc server: the method `CloseIO` is our `close_io`."""
+        handlers = {name.lower(): getattr(self, name) for name in dir(self) if not name.startswith("_")}
+        named = {key.replace("_", ""): handler for key, handler in handlers.items()}
+        return {
+            name: Method(request, named[name.lower()])
+            for name, (request, _) in containerd.TASK_METHODS.items()
+        }
+
+    async def create(self, request: containerd.CreateTaskRequest) -> containerd.CreateTaskResponse:
+        """Makes a container; nothing of it runs yet."""
+        if request.checkpoint:
+            raise RpcError(
+                Code.UNIMPLEMENTED, f"container {request.id}: creating from a checkpoint is not supported"
+            )
+        bundle = Bundle.load(safe_id(request.id), request.bundle)
+        container = self._pod.add(bundle, runtime_options(request.options))
+        try:
+            uris = Uris(request.stdin, request.stdout, request.stderr, request.terminal)
+            await container.create(uris, request.rootfs)
+        except (RpcError, EngineError) as error:
+            self._pod.remove(container.id)
+            raise _rpc(error) from error
+        self._pod.publish(
+            containerd.TaskCreate(
+                container_id=container.id,
+                bundle=request.bundle,
+                rootfs=request.rootfs,
+                io=containerd.TaskIO(
+                    stdin=request.stdin,
+                    stdout=request.stdout,
+                    stderr=request.stderr,
+                    terminal=request.terminal,
+                ),
+                pid=container.init.pid,
+            ),
+        )
+        return containerd.CreateTaskResponse(pid=container.init.pid)
+
+    async def start(self, request: containerd.StartRequest) -> containerd.StartResponse:
+        """Starts a created container or exec; its exit event can not overtake its start event."""
+        container = self._pod.get(request.id)
+        if request.exec_id:
+            return await self._start_exec(container, container.process(request.exec_id))
+        end = container.children.ended(container.init.pid)
+        try:
+            await container.start()
+        except EngineError as error:
+            container.watch_init(end)
+            raise _rpc(error) from error
+        self._pod.publish(containerd.TaskStart(container_id=container.id, pid=container.init.pid))
+        if container.sleeper is not None:
+            container.sleeper.started()
+        container.watch_init(end)
+        self._pod.changed(container.id)
+        return containerd.StartResponse(pid=container.init.pid)
+
+    async def _start_exec(self, container: Container, process: Process) -> containerd.StartResponse:
+        process.starting = True  # from here on the container does not fall asleep
+        try:
+            await self._awake(container, "exec")
+            await container.start_exec(process)
+        except (EngineError, OSError) as error:
+            raise _rpc(error) from error
+        finally:
+            process.starting = False
+        self._pod.publish(
+            containerd.TaskExecStarted(container_id=container.id, exec_id=process.exec_id, pid=process.pid),
+        )
+        container.watch_exec(process)
+        self._pod.changed(container.id)
+        return containerd.StartResponse(pid=process.pid)
+
+    async def _awake(self, container: Container, cause: str) -> None:
+        """Returns when the container runs; wakes it if it sleeps."""
+        if container.sleeper is not None:
+            await container.sleeper.wake(cause)
+        if container.init.ended is not None:
+            raise RpcError(Code.FAILED_PRECONDITION, f"container {container.id} has ended")
+
+    async def delete(self, request: containerd.DeleteRequest) -> containerd.DeleteResponse:
+        """Removes an ended container or exec and answers how it ended."""
+        container = self._pod.get(request.id)
+        process = container.process(request.exec_id)
+        if request.exec_id:
+            await container.delete_exec(process)
+        else:
+            try:
+                await container.delete()
+            except EngineError as error:
+                raise _rpc(error) from error
+            self._pod.remove(container.id)
+        response = containerd.DeleteResponse(pid=process.pid)
+        if process.ended is not None:
+            response.exit_status = process.ended.code
+            response.exited_at = containerd.timestamp(process.ended.at_ns)
+        if not request.exec_id:
+            self._pod.publish(
+                containerd.TaskDelete(
+                    container_id=container.id,
+                    pid=process.pid,
+                    exit_status=response.exit_status,
+                    exited_at=response.exited_at,
+                ),
+            )
+        return response
+
+    async def exec(self, request: containerd.ExecProcessRequest) -> Empty:
+        """Registers another process for a container; Start runs it."""
+        container = self._pod.get(request.id)
+        if container.init.ended is not None:
+            raise RpcError(Code.FAILED_PRECONDITION, f"container {container.id} has ended")
+        uris = Uris(request.stdin, request.stdout, request.stderr, request.terminal)
+        spec = request.spec.value if request.spec is not None else b""
+        await container.add_exec(safe_id(request.exec_id), uris, spec)
+        self._pod.publish(
+            containerd.TaskExecAdded(container_id=container.id, exec_id=request.exec_id),
+        )
+        return Empty()
+
+    async def state(self, request: containerd.StateRequest) -> containerd.StateResponse:
+        """What a process is: a sleeper runs, as far as anybody can tell."""
+        container = self._pod.get(request.id)
+        process = container.process(request.exec_id)
+        status = process.status
+        if not request.exec_id and container.paused and status is Status.RUNNING:
+            status = Status.PAUSED
+        uris = process.streams.uris
+        response = containerd.StateResponse(
+            id=container.id,
+            bundle=container.bundle.path,
+            pid=process.pid,
+            status=int(status),
+            stdin=uris.stdin,
+            stdout=uris.stdout,
+            stderr=uris.stderr,
+            terminal=uris.terminal,
+            exec_id=request.exec_id,
+        )
+        if process.ended is not None:
+            response.exit_status = process.ended.code
+            response.exited_at = containerd.timestamp(process.ended.at_ns)
+        return response
+
+    async def pids(self, request: containerd.PidsRequest) -> containerd.PidsResponse:
+        """The container's processes; asleep, the one it had (containerd deletes a task that has none)."""
+        container = self._pod.get(request.id)
+        asleep = container.sleeper is not None and container.sleeper.phase is not Phase.RUNNING
+        found = [] if asleep or container.cgroup is None else container.cgroup.pids()
+        by_pid = {process.pid: process.exec_id for process in container.execs.values() if process.pid}
+        infos = []
+        for pid in found or [container.init.pid]:
+            info = containerd.ProcessInfo(pid=pid)
+            if pid in by_pid:
+                info.info = containerd.pack(containerd.ProcessDetails(exec_id=by_pid[pid]))
+            infos.append(info)
+        return containerd.PidsResponse(processes=infos)
+
+    async def pause(self, request: containerd.PauseRequest) -> Empty:
+        """Freezes a container; a sleeper is woken first, so that Resume has something to resume."""
+        container = self._pod.get(request.id)
+        await self._awake(container, "pause")
+        async with container.lock:
+            await _asking_runc(container.runc.pause())
+            container.paused = True
+        self._pod.publish(containerd.TaskPaused(container_id=container.id))
+        return Empty()
+
+    async def resume(self, request: containerd.ResumeRequest) -> Empty:
+        """Thaws a paused container."""
+        container = self._pod.get(request.id)
+        async with container.lock:
+            await _asking_runc(container.runc.resume())
+            container.paused = False
+        self._pod.publish(containerd.TaskResumed(container_id=container.id))
+        return Empty()
+
+    async def kill(self, request: containerd.KillRequest) -> Empty:
+        """Signals a process. A sleeper is killed as it sleeps, and woken for any other signal: it may handle
+        it.
+        """
+        container = self._pod.get(request.id)
+        process = container.process(request.exec_id)
+        sleeper = container.sleeper
+        if not request.exec_id and sleeper is not None and container.init.ended is None:
+            if (
+                request.signal == signal.SIGKILL
+                and sleeper.phase is Phase.SCALED_DOWN
+                and await sleeper.end_asleep()
+            ):
+                return Empty()
+            if sleeper.phase is not Phase.CREATED:
+                await sleeper.wake("kill")
+        container.kill(process, request.signal, everyone=request.all)
+        return Empty()
+
+    async def resize_pty(self, request: containerd.ResizePtyRequest) -> Empty:
+        """Sets a terminal's size."""
+        process = self._pod.get(request.id).process(request.exec_id)
+        if process.streams.terminal is None:
+            raise RpcError(Code.FAILED_PRECONDITION, "the process has no terminal")
+        import termios  # only interactive sessions come here
+
+        size = (min(request.height, 0xFFFF), min(request.width, 0xFFFF))
+        termios.tcsetwinsize(process.streams.terminal, size)
+        return Empty()
+
+    async def close_io(self, request: containerd.CloseIORequest) -> Empty:
+        """Ends a process's input."""
+        process = self._pod.get(request.id).process(request.exec_id)
+        if request.stdin:
+            await process.streams.close_stdin()
+        return Empty()
+
+    async def update(self, request: containerd.UpdateTaskRequest) -> Empty:
+        """Changes limits; those of a sleeper are applied when it wakes."""
+        container = self._pod.get(request.id)
+        resources = request.resources.value if request.resources is not None else b""
+        async with container.lock:
+            if container.sleeper is not None and container.sleeper.phase is Phase.SCALED_DOWN:
+                container.sleeper.hold_update(resources)
+            else:
+                await _asking_runc(container.runc.update(resources))
+        return Empty()
+
+    async def stats(self, request: containerd.StatsRequest) -> containerd.StatsResponse:
+        """The cgroup's counters: they live on through sleep."""
+        container = self._pod.get(request.id)
+        if container.cgroup is None:
+            raise RpcError(Code.FAILED_PRECONDITION, f"container {container.id} has no cgroup")
+        return containerd.StatsResponse(stats=containerd.pack(stats.read(container.cgroup)))
+
+    async def wait(self, request: containerd.WaitRequest) -> containerd.WaitResponse:
+        """Answers when the process has ended for good; sleep is no end."""
+        ended = await self._pod.get(request.id).process(request.exec_id).wait()
+        return containerd.WaitResponse(exit_status=ended.code, exited_at=containerd.timestamp(ended.at_ns))
+
+    async def connect(self, request: containerd.ConnectRequest) -> containerd.ConnectResponse:
+        """Who serves this container."""
+        container = self._pod.find(request.id)
+        return containerd.ConnectResponse(
+            shim_pid=os.getpid(), task_pid=container.init.pid if container else 0
+        )
+
+    async def shutdown(self, request: containerd.ShutdownRequest) -> Empty:
+        """Ends the shim when no container is left."""
+        if not self._pod.containers:
+            asyncio.get_running_loop().call_later(0.05, self._shutdown)  # after this answer is on its way
+        return Empty()
+
+    async def checkpoint(self, request: containerd.CheckpointTaskRequest) -> Empty:
+        """Containerd's own checkpoints (`ctr task checkpoint`) are not what this runtime does."""
+        raise RpcError(
+            Code.UNIMPLEMENTED, f"container {request.id}: use `architect hibernate`; export is not supported"
+        )
+
+
+async def _asking_runc(work: Any) -> None:
+    try:
+        await work
+    except EngineError as error:
+        raise _rpc(error) from error
+
+
+def _rpc(error: Exception) -> RpcError:
+    return error if isinstance(error, RpcError) else RpcError(Code.UNKNOWN, str(error))

@@ -1,0 +1,87 @@
+"""The shim's command line, and what it may import and cost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shim.command import Usage, parse, socket_path
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = ROOT / "shim" / "containerd-shim-runc-architect-v1"
+FOREIGN = {
+    "aiohttp",
+    "click",
+    "google",
+    "grpc",
+    "kubernetes_asyncio",
+    "prometheus_client",
+    "pyroute2",
+    "rich",
+    "yaml",
+}
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        pytest.param(["-namespace", "k8s.io", "-id", "a", "start"], id="as containerd writes them"),
+        pytest.param(["--namespace=k8s.io", "--id=a", "start"], id="with equals signs"),
+    ],
+)
+def test_flags_are_read_in_both_of_gos_forms(argv: list[str]) -> None:
+    assert parse(argv) == ({"namespace": "k8s.io", "id": "a"}, "start")
+
+
+@pytest.mark.parametrize("argv", [["-unknown", "x"], ["-id"], ["start", "delete"]])
+def test_a_command_line_that_is_none_is_refused(argv: list[str]) -> None:
+    with pytest.raises(Usage):
+        parse(argv)
+
+
+def test_sockets_fit_whatever_the_id() -> None:
+    assert len(socket_path("k8s.io", "f" * 64)) <= 107
+    assert len(socket_path("k8s.io", "f" * 128)) <= 107
+    assert socket_path("k8s.io", "f" * 128) != socket_path("k8s.io", "e" * 128)
+
+
+def test_a_hostile_sandbox_id_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    config = {"annotations": {"io.kubernetes.cri.sandbox-id": "../../../etc/x"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    argv = [sys.executable, "-IS", str(PROGRAM), "-namespace", "k8s.io", "-id", "a", "start"]
+    ended = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 1
+    assert "is no id" in ended.stderr
+    assert list(tmp_path.iterdir()) == [tmp_path / "config.json"]
+
+
+def _modules(statement: str) -> set[str]:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {statement}; print(' '.join(sys.modules))"
+    argv = [sys.executable, "-IS", "-c", code]
+    return set(subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True).stdout.split())
+
+
+def test_starting_a_shim_imports_next_to_nothing() -> None:
+    loaded = _modules("import shim.command")
+    assert not loaded & {
+        "asyncio",
+        "subprocess",
+        "dataclasses",
+        "logging",
+        "pathlib",
+        "ctypes",
+        "typing",
+        "re",
+    } - {"re"}
+
+
+def test_the_serving_shim_imports_the_standard_library_only_and_no_tls() -> None:
+    loaded = {name.partition(".")[0] for name in _modules("import shim.zygote")}
+    own = {"architect", "shim", "__main__"}
+    assert not loaded & FOREIGN
+    assert loaded - own <= set(sys.stdlib_module_names) | {"_distutils_hack", "sitecustomize"}
+    assert "_ssl" not in loaded
