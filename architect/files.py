@@ -39,7 +39,7 @@ def write_whole(path: str, data: bytes, *, durable: bool) -> None:
     """Replaces file `path` (0600) by `data` in one step: readers see the old or the new content, never a
     mixture.
 
-    `durable`: return only when it would survive the loss of power. Raises OSError; `path` is as before then.
+    `durable`: return only when it would survive the loss of power. Raises OSError.
     """
     fresh = f"{path}.new"  # one writer per file: a leftover of a killed one is simply replaced
     try:
@@ -66,15 +66,17 @@ def read_whole(path: str, limit: int) -> bytes:
     """The content of regular file `path`. Raises OSError; EFBIG for more than `limit` bytes, EINVAL for what
     is no file.
     """
-    with os.fdopen(os.open(path, _READ), "rb", buffering=0) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
+    descriptor = os.open(path, _READ)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "is no regular file", path)
         data = bytearray()
-        while chunk := file.read(min(limit + 1 - len(data), 1 << 20)):
+        while chunk := os.read(descriptor, min(limit + 1 - len(data), 1 << 20)):
             data += chunk
-        if len(data) > limit:
-            raise OSError(errno.EFBIG, f"is longer than {limit} bytes", path)
+    finally:
+        os.close(descriptor)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"is longer than {limit} bytes", path)
     return bytes(data)
 
 

@@ -107,16 +107,17 @@ class Answer(StrEnum):
     QUEUE = "queue"  # wait for the end of what is under way, then ask again
     CALL_OFF = "call off"  # the sleep under way is called off, then as QUEUE
     WAKE_FIRST = "wake first"  # then do it
+    KEEP = "keep"  # until the wake, which does it then
     REFUSE = "refuse"
 
 
 _DO, _NOTHING, _JOIN, _QUEUE = Answer.DO, Answer.NOTHING, Answer.JOIN, Answer.QUEUE
-_OFF, _WAKE, _NO = Answer.CALL_OFF, Answer.WAKE_FIRST, Answer.REFUSE
+_OFF, _WAKE, _KEEP, _NO = Answer.CALL_OFF, Answer.WAKE_FIRST, Answer.KEEP, Answer.REFUSE
 
 _COLUMNS: Final = tuple(Phase)
 # What containerd's runc shim refuses is refused here too (its
-# cmd/containerd-shim-runc-v2/process/*_state.go); asleep counts as running. An update asleep is about more or
-# less memory than the restore will find: wake first.
+# cmd/containerd-shim-runc-v2/process/*_state.go); asleep counts as running. New limits wait for the wake: they
+# would wake every container whose requests Kubernetes lowers because it sleeps.
 _ANSWERS: Final[Mapping[Operation, Sequence[Answer]]] = {
     #                     CREATED RUNNING   HIBERNATING SCALED_DOWN WAKING   STOPPED
     Operation.START:      (_DO,   _NO,      _NO,        _NO,        _NO,     _NO),
@@ -125,7 +126,7 @@ _ANSWERS: Final[Mapping[Operation, Sequence[Answer]]] = {
     Operation.EXEC:       (_DO,   _DO,      _OFF,       _WAKE,      _QUEUE,  _NO),
     Operation.KILL:       (_DO,   _DO,      _OFF,       _DO,        _QUEUE,  _NO),
     Operation.SIGNAL:     (_DO,   _DO,      _OFF,       _WAKE,      _QUEUE,  _NO),
-    Operation.UPDATE:     (_DO,   _DO,      _QUEUE,     _WAKE,      _QUEUE,  _NO),
+    Operation.UPDATE:     (_DO,   _DO,      _QUEUE,     _KEEP,      _QUEUE,  _NO),
     Operation.PAUSE:      (_NO,   _DO,      _OFF,       _WAKE,      _QUEUE,  _NO),
     Operation.RESUME:     (_NO,   _DO,      _NO,        _NO,        _NO,     _NO),
     Operation.CHECKPOINT: (_NO,   _DO,      _OFF,       _WAKE,      _QUEUE,  _NO),

@@ -13,11 +13,12 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from architect.gate import Endpoint, GateError, HeldQueue, PodGate, Port
+from architect.gate import Endpoint, GateError, HeldQueue, PodGate
+from architect.settings import Port
 
 _BACKLOG: Final = 8
 _FIRST_QUEUE: Final = 1
@@ -49,7 +50,7 @@ class Gatekeeper:
         listener.setblocking(False)
         asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
 
-    def close(self, container_id: str, ports: list[Port], on_packet: Callable[[], None] | None) -> None:
+    def close(self, container_id: str, ports: Iterable[Port], on_packet: Callable[[], None] | None) -> None:
         """Closes the gate of a container: from now on packets to `ports` are held. Raises GateError."""
         number = next(
             n for n in range(_FIRST_QUEUE, 1 << 16) if all(h.queue.number != n for h in self._held.values())

@@ -28,7 +28,7 @@ from architect.engine.children import Ended
 from architect.files import make_private_dirs
 from architect.gate import GateError, sockets
 from architect.settings import ContainerSettings, PodIdentity
-from architect.states import Phase, StateRecord
+from architect.states import Answer, Operation, Phase, StateRecord, answer, refusal
 from architect.ttrpc import shim_v1
 from architect.ttrpc.server import Code, RpcError
 
@@ -133,6 +133,8 @@ class Sleeper:
         INTERNAL.
         """
         async with self._container.lock:
+            if answer(self.phase, Operation.HIBERNATE) is Answer.NOTHING:
+                return
             self._check_may_sleep()
             began = time.monotonic_ns()
             self._wake_wanted = ""
@@ -158,15 +160,11 @@ class Sleeper:
             self.want(self._wake_wanted or "packet")
 
     def _check_may_sleep(self) -> None:
-        reason = ""
-        if self.phase is not Phase.RUNNING:
-            reason = f"it is {self.phase}"
-        elif self._container.paused:
+        reason = refusal(self.phase, Operation.HIBERNATE) or self.refusal()
+        if not reason and self._container.paused:
             reason = "it is paused"
-        elif self._execs():
+        if not reason and self._execs():
             reason = "an exec is running in it"
-        else:
-            reason = self.refusal()
         if reason:
             raise RpcError(
                 Code.FAILED_PRECONDITION, f"container {self._container.id} cannot be put to sleep: {reason}"
@@ -176,6 +174,7 @@ class Sleeper:
         container, cgroup = self._container, self._container.cgroup
         assert cgroup is not None
         before = sockets.snapshot(cgroup.pids())
+        # What listens without being declared is held too: asleep, the kernel would refuse it.
         ports = sorted({*self.settings.ports, *before.listening()})
         wakes = (lambda: self.want("packet")) if self.settings.monitor else None
         self._gatekeeper.close(container.id, ports, wakes)
@@ -242,6 +241,23 @@ class Sleeper:
             log.warning("the image of %s is not yet durable: %s", self._container.id, error)
 
     # ---- waking
+
+    async def clear_for(self, operation: Operation) -> Answer:
+        """Brings the container to where `operation` can be done, and answers DO, KEEP or NOTHING.
+
+        Raises RpcError when it can not be done.
+        """
+        while True:
+            what = answer(self.phase, operation)
+            if what is Answer.REFUSE:
+                reason = refusal(self.phase, operation)
+                raise RpcError(Code.FAILED_PRECONDITION, f"container {self._container.id}: {reason}")
+            if what in (Answer.DO, Answer.KEEP, Answer.NOTHING):
+                return what
+            if what is Answer.QUEUE:
+                async with self._container.lock:
+                    continue
+            await self.wake(operation)
 
     def want(self, cause: str) -> None:
         """Asks for a wake and does not wait for it; what fails is recorded where it fails."""
@@ -471,6 +487,8 @@ def _verdict(image: images.ImageDir) -> str:
         images.verify(image)
     except images.Corrupt as error:
         return str(error)
+    except OSError as error:  # of the node (descriptors, memory), not of the image: worth another try
+        raise EngineError(f"the image cannot be verified now: {error}") from error
     return ""
 
 

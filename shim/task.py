@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from architect.engine.errors import EngineError
-from architect.states import Phase
+from architect.states import Answer, Operation, Phase
 from architect.ttrpc import containerd
 from architect.ttrpc.containerd import Empty
 from architect.ttrpc.server import Code, Method, RpcError
@@ -96,7 +96,7 @@ class TaskService:
     async def _start_exec(self, container: Container, process: Process) -> containerd.StartResponse:
         process.starting = True  # from here on the container does not fall asleep
         try:
-            await self._awake(container, "exec")
+            await _clear(container, Operation.EXEC)
             await container.start_exec(process)
         except (EngineError, OSError) as error:
             raise _rpc(error) from error
@@ -108,13 +108,6 @@ class TaskService:
         container.watch_exec(process)
         self._pod.changed(container.id)
         return containerd.StartResponse(pid=process.pid)
-
-    async def _awake(self, container: Container, cause: str) -> None:
-        """Returns when the container runs; wakes it if it sleeps."""
-        if container.sleeper is not None:
-            await container.sleeper.wake(cause)
-        if container.init.ended is not None:
-            raise RpcError(Code.FAILED_PRECONDITION, f"container {container.id} has ended")
 
     async def delete(self, request: containerd.DeleteRequest) -> containerd.DeleteResponse:
         """Removes an ended container or exec and answers how it ended."""
@@ -197,7 +190,7 @@ class TaskService:
     async def pause(self, request: containerd.PauseRequest) -> Empty:
         """Freezes a container; a sleeper is woken first, so that Resume has something to resume."""
         container = self._pod.get(request.id)
-        await self._awake(container, "pause")
+        await _clear(container, Operation.PAUSE)
         async with container.lock:
             await _asking_runc(container.runc.pause())
             container.paused = True
@@ -219,16 +212,10 @@ class TaskService:
         """
         container = self._pod.get(request.id)
         process = container.process(request.exec_id)
-        sleeper = container.sleeper
-        if not request.exec_id and sleeper is not None and container.init.ended is None:
-            if (
-                request.signal == signal.SIGKILL
-                and sleeper.phase is Phase.SCALED_DOWN
-                and await sleeper.end_asleep()
-            ):
+        if not request.exec_id and container.init.ended is None:
+            await _clear(container, Operation.KILL if request.signal == signal.SIGKILL else Operation.SIGNAL)
+            if container.sleeper is not None and await container.sleeper.end_asleep():
                 return Empty()
-            if sleeper.phase is not Phase.CREATED:
-                await sleeper.wake("kill")
         container.kill(process, request.signal, everyone=request.all)
         return Empty()
 
@@ -254,11 +241,12 @@ class TaskService:
         """Changes limits; those of a sleeper are applied when it wakes."""
         container = self._pod.get(request.id)
         resources = request.resources.value if request.resources is not None else b""
+        what = await _clear(container, Operation.UPDATE)
+        if container.sleeper is not None and what is Answer.KEEP:
+            container.sleeper.hold_update(resources)
+            return Empty()
         async with container.lock:
-            if container.sleeper is not None and container.sleeper.phase is Phase.SCALED_DOWN:
-                container.sleeper.hold_update(resources)
-            else:
-                await _asking_runc(container.runc.update(resources))
+            await _asking_runc(container.runc.update(resources))
         return Empty()
 
     async def stats(self, request: containerd.StatsRequest) -> containerd.StatsResponse:
@@ -291,6 +279,15 @@ class TaskService:
         raise RpcError(
             Code.UNIMPLEMENTED, f"container {request.id}: use `architect hibernate`; export is not supported"
         )
+
+
+async def _clear(container: Container, operation: Operation) -> Answer:
+    """Waits until `operation` can be done, with a wake if need be. Raises RpcError when it can not."""
+    if container.sleeper is not None:
+        return await container.sleeper.clear_for(operation)
+    if container.init.ended is not None:
+        raise RpcError(Code.FAILED_PRECONDITION, f"container {container.id} has ended")
+    return Answer.DO
 
 
 async def _asking_runc(work: Any) -> None:

@@ -1,7 +1,7 @@
 """What holds for every test: nothing is left behind, and what the machine lacks is said.
 
-A test that leaves a descriptor or a child process fails for it. Tests with fixtures that live longer than one test
-(module, session) are let off, since theirs are meant to stay.
+A test that leaves a descriptor or a child process fails for it. Tests with fixtures that live longer than one
+test (module, session) are let off, since theirs are meant to stay.
 """
 
 from __future__ import annotations

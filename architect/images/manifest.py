@@ -100,8 +100,8 @@ def encode(manifest: Manifest) -> bytes:
     try:
         data = _sealed(body)
         if decode(data) != manifest:  # say a tuple or a key that is a number in `extra`
-            raise ValueError("the manifest would not be read back as it is")
-    except (TypeError, Unreadable) as error:
+            raise ValueError("it would not be read back as it is")
+    except (TypeError, ValueError, Unreadable) as error:
         raise ValueError(f"the manifest cannot be written: {error}") from error
     return data
 

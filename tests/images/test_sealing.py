@@ -84,60 +84,44 @@ def test_one_changed_bit_is_found_and_its_region_named(image: ImageDir, at: int)
     assert corrupt.value.path == image.path
 
 
-def change(name: str, act: Callable[[Path], object]) -> Callable[[ImageDir], object]:
-    return lambda image: act(Path(image.path, name))
+def linked(path: Path) -> None:
+    """Moves `path` out of the image and puts a link to it in its place."""
+    away = path.parents[4] / "away"
+    path.rename(away)
+    path.symlink_to(away)
+
+
+def replaced(make: Callable[[Path], object]) -> Callable[[Path], None]:
+    def act(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return act
 
 
 DAMAGE = [
-    pytest.param(change("criu/core-1.img", Path.unlink), "core-1.img is missing", id="a file is missing"),
+    pytest.param("criu/core-1.img", Path.unlink, "core-1.img is missing", id="a file is missing"),
+    pytest.param("criu/extra.img", Path.touch, "extra.img does not belong", id="one too many"),
+    pytest.param("other", Path.touch, "other does not belong", id="one beside"),
     pytest.param(
-        change("criu/extra.img", lambda p: p.write_bytes(b"x")),
-        "extra.img does not belong",
-        id="one too many",
+        "criu/pages-1.img", lambda p: os.truncate(p, LARGE - 1), f"{LARGE} were written", id="truncated"
     ),
-    pytest.param(change("other", lambda p: p.write_bytes(b"x")), "other does not belong", id="one beside"),
-    pytest.param(
-        change("criu/pages-1.img", lambda p: os.truncate(p, LARGE - 1)),
-        f"has {LARGE - 1} bytes; {LARGE} were written",
-        id="truncated",
-    ),
-    pytest.param(change("criu/empty.img", lambda p: p.write_bytes(b"x")), "has 1 bytes; 0 were", id="grown"),
-    pytest.param(change("manifest.json", Path.unlink), "has no manifest", id="no manifest"),
-    pytest.param(change("manifest.json", lambda p: os.truncate(p, 100)), "is no JSON", id="half a manifest"),
-    pytest.param(
-        change("criu/core-1.img", lambda p: (p.rename(p.parent.parent / "x"), p.symlink_to("../x"))),
-        "does not belong",
-        id="moved away, a link in its place",
-    ),
-    pytest.param(
-        change("criu/core-1.img", lambda p: (p.unlink(), p.symlink_to("/etc/hostname"))),
-        "core-1.img is no regular file",
-        id="a link out",
-    ),
-    pytest.param(
-        change("criu/core-1.img", lambda p: (p.unlink(), os.mkfifo(p))), "is no regular file", id="a FIFO"
-    ),
-    pytest.param(
-        change("criu/core-1.img", lambda p: (p.unlink(), p.mkdir())), "is no regular file", id="a directory"
-    ),
-    pytest.param(
-        change("criu", lambda p: (p.rename(p.parent.parent / "away"), p.symlink_to("../away"))),
-        "cannot be read",
-        id="the directory is a link",
-    ),
-    pytest.param(
-        change("manifest.json", lambda p: (p.rename(p.parent.parent / "m"), p.symlink_to("../m"))),
-        "cannot be read",
-        id="the manifest is a link",
-    ),
+    pytest.param("criu/empty.img", lambda p: p.write_bytes(b"x"), "has 1 bytes; 0 were", id="grown"),
+    pytest.param("manifest.json", Path.unlink, "has no manifest", id="no manifest"),
+    pytest.param("manifest.json", lambda p: os.truncate(p, 100), "is no JSON", id="half a manifest"),
+    pytest.param("criu/core-1.img", linked, "core-1.img is no regular file", id="a file is a link"),
+    pytest.param("criu/core-1.img", replaced(os.mkfifo), "is no regular file", id="a file is a FIFO"),
+    pytest.param("criu/core-1.img", replaced(Path.mkdir), "is no regular file", id="a file is a directory"),
+    pytest.param("criu", linked, "cannot be read", id="the directory is a link"),
+    pytest.param("manifest.json", linked, "cannot be read", id="the manifest is a link"),
 ]
 
 
-@pytest.mark.parametrize(("damage", "sentence"), DAMAGE)
+@pytest.mark.parametrize(("name", "damage", "sentence"), DAMAGE)
 def test_damage_is_found_and_said(
-    image: ImageDir, damage: Callable[[ImageDir], object], sentence: str
+    image: ImageDir, name: str, damage: Callable[[Path], object], sentence: str
 ) -> None:
-    damage(image)
+    damage(Path(image.path, name))
     with pytest.raises(Corrupt) as corrupt:
         images.verify(image)
     assert sentence in corrupt.value.reason

@@ -169,13 +169,13 @@ JSON = st.recursive(
 VALUES = st.text() | JSON.map(json.dumps) | st.just('["app"]')
 
 
-@given(st.fixed_dictionaries({key: VALUES for key in (MANAGED, DURATIONS, DELAYS, MONITOR, PORTS)}))
+@given(st.fixed_dictionaries(dict.fromkeys((MANAGED, DURATIONS, DELAYS, MONITOR, PORTS), VALUES)))
 def test_any_annotations_give_settings_or_a_refusal_and_nothing_else(annotations: Mapping[str, str]) -> None:
     try:
         settings = container_settings(annotations, "app")
     except Refused as refused:
-        assert refused.key in annotations
-        return
+        settings = None
+        annotations[refused.key]
     assert settings is None or (
         settings.idle_ns >= 0 and 0 <= settings.initial_delay_ns <= 24 * 3600 * SECOND
     )
@@ -192,7 +192,7 @@ CONTAINER = {
 }
 
 
-def test_the_pod_is_known_by_what_the_CRI_plugin_says() -> None:
+def test_the_pod_is_known_by_what_the_cri_plugin_says() -> None:
     assert pod_identity(CONTAINER) == PodIdentity("c0ffee", "shop", "cart-7d9f", "0b54-11", "app")
 
 
@@ -200,7 +200,7 @@ def test_a_sandbox_has_no_container_name() -> None:
     assert pod_identity({**CONTAINER, CRI + "container-type": "sandbox"}).container == ""
 
 
-def test_a_container_that_the_CRI_plugin_did_not_make_has_no_identity() -> None:
+def test_a_container_that_the_cri_plugin_did_not_make_has_no_identity() -> None:
     assert pod_identity({}) == PodIdentity()
 
 

@@ -1,4 +1,4 @@
-"""What the shim imports of the library lives on the standard library: no wheel decides which hosts it runs on."""
+"""What the shim imports lives on the standard library: no wheel decides which hosts it runs on."""
 
 from __future__ import annotations
 

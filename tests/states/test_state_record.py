@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
-import signal
 import stat
-import time
 from pathlib import Path
 
 import pytest
@@ -175,21 +174,24 @@ def test_no_damage_does_anything_but_load_or_be_unusable(
         return
 
 
+def write_without_end(path: str) -> None:
+    generation = 0
+    while True:
+        generation += 1
+        StateRecord("c" * 4000, generation=generation).save(path, durable=False)
+
+
 def test_a_writer_killed_at_any_moment_leaves_the_old_or_the_new_record(path: Path) -> None:
-    old = StateRecord("c" * 60_000, generation=0)  # large, so that a torn write would show
-    old.save(str(path), durable=False)
+    StateRecord("c" * 4000).save(str(path), durable=False)
     for _ in range(20):
-        pid = os.fork()
-        if pid == 0:
-            generation = 0
-            while True:
-                generation += 1
-                StateRecord("c" * 60_000, generation=generation).save(str(path), durable=False)
         before = StateRecord.load(str(path)).generation
-        while StateRecord.load(str(path)).generation == before:  # it writes
-            time.sleep(0)
-        for _ in range(random.randrange(2000)):  # noqa: S311  (some moment, not a secret)
-            pass
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        assert StateRecord.load(str(path)).container_id == old.container_id
+        writer = multiprocessing.get_context("fork").Process(target=write_without_end, args=(str(path),))
+        writer.start()
+        while StateRecord.load(str(path)).generation == before:  # every load while it writes is whole, too
+            assert writer.is_alive()
+        for _ in range(random.randrange(2000)):
+            pass  # some moment within a write
+        writer.kill()
+        writer.join()
+        writer.close()
+        assert StateRecord.load(str(path)).container_id == "c" * 4000

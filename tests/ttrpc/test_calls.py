@@ -5,7 +5,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -283,15 +283,19 @@ async def test_calls_fail_when_the_server_goes_away(serve: Serve) -> None:
         await Client.connect(node.path, timeout=DEADLINE)
 
 
-async def test_closing_the_server_leaves_the_socket_file_and_delivers_what_was_answered(serve: Serve) -> None:
+async def test_closing_the_server_delivers_what_was_answered_and_leaves_the_socket_file(serve: Serve) -> None:
     node = await serve(Handlers().services())
     raw = await node.raw()
-    answers = 100
-    for number in range(answers):
-        await raw.request(2 * number + 1, ECHO, "echo", StateRequest("x" * 1000))
-    while len((await raw.response())[1].payload) == 0:
-        pass
-    await node.server.close()
+    await raw.request(1, ECHO, "echo", StateRequest("x" * 3_000_000))
+    async with asyncio.timeout(DEADLINE):
+        header = await raw.reader.readexactly(
+            10
+        )  # so the call is answered, and most of the answer still to come
+        closing = asyncio.create_task(node.server.close())
+        answer = decode(Response, await raw.reader.readexactly(int.from_bytes(header[:4], "big")))
+        await closing
+    assert decode(StateResponse, answer.payload).id == "x" * 3_000_000
+    await raw.ended()
     assert os.path.exists(node.path)
 
 
@@ -351,6 +355,22 @@ async def test_a_stream_read_slowly_by_a_client_is_bounded_and_does_not_block_it
         await handlers.stream_closed.wait()
 
 
+async def test_a_stream_that_nobody_reads_halts_until_a_call_needs_the_connection(serve: Serve) -> None:
+    handlers = Handlers()
+    node = await serve(handlers.services())
+    client, other = await node.client(), await node.client()
+    answers = client.stream(ECHO, "endless", StateRequest("x" * 10_000), StateResponse)
+    assert (await anext(answers)).pid == 1
+    before = -1
+    async with asyncio.timeout(DEADLINE):
+        while before != handlers.produced:
+            before = handlers.produced
+            for _ in range(50):  # turns of the loop in which it could go on
+                await _call(other, "echo", StateRequest())
+    assert (await _call(client, "echo", StateRequest("y"))).id == "y"
+    assert (await anext(answers)).pid == 2
+
+
 async def test_a_client_that_sends_more_into_a_stream_is_cut_off(serve: Serve) -> None:
     handlers = Handlers()
     node = await serve({ECHO: {"watch": Stream(WatchRequest, _watch_for(handlers))}})
@@ -364,7 +384,7 @@ async def test_a_client_that_sends_more_into_a_stream_is_cut_off(serve: Serve) -
     assert response.status.code == Code.CANCELLED
 
 
-def _watch_for(handlers: Handlers) -> object:
+def _watch_for(handlers: Handlers) -> Callable[[WatchRequest], AsyncIterator[WatchEvent]]:
     async def watch(_request: WatchRequest) -> AsyncIterator[WatchEvent]:
         yield WatchEvent(status=ContainerStatus(id="c", phase="RUNNING"))
         await handlers.go.wait()

@@ -1,9 +1,11 @@
 """Google's protobuf library, given the same declarations, writes and reads the same messages."""
 
+import dataclasses
 from typing import Any
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError as GoogleDecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,6 +55,15 @@ def _google(*classes: type[Any]) -> list[Any]:
     ]
 
 
+def _spelled(message: All) -> str:
+    """Equal for equal messages, NaN included.
+
+    Without the maps: an entry with an unknown field in it is dropped whole by upb, and kept by Go and by us.
+    """
+    parts = dataclasses.asdict(message)
+    return repr({name: part for name, part in parts.items() if not isinstance(part, dict)})
+
+
 THEIR_PART, THEIR_ALL = _google(Part, All)
 
 
@@ -61,18 +72,21 @@ def test_google_reads_what_we_write_and_we_read_what_google_writes(ours: All) ->
     theirs = THEIR_ALL.FromString(encode(ours))
     assert decode(All, theirs.SerializeToString()) == ours
     assert decode(All, theirs.SerializeToString(deterministic=True)) == ours
-    assert len(theirs.SerializeToString()) >= len(encode(ours)) - 9 * (str(ours).count("-0.0"))
 
 
-@given(st.binary(max_size=100))
-def test_we_refuse_what_google_refuses_and_else_understand_the_same(data: bytes) -> None:
+@given(messages(All), st.binary(max_size=40), st.data())
+def test_we_refuse_what_google_refuses_and_else_understand_the_same(
+    message: All, noise: bytes, draw: st.DataObject
+) -> None:
+    wire = bytearray(encode(message) + noise)
+    for _ in range(draw.draw(st.integers(0, 2))):
+        if wire:
+            wire[draw.draw(st.integers(0, len(wire) - 1))] = draw.draw(st.integers(0, 255))
     try:
-        theirs = THEIR_ALL.FromString(data)
-    except Exception:  # noqa: BLE001 which class depends on the implementation underneath
+        theirs = THEIR_ALL.FromString(bytes(wire))
+    except GoogleDecodeError:
         with pytest.raises(DecodeError):
-            decode(All, data)
+            decode(All, bytes(wire))
         return
-    known = THEIR_ALL.FromString(data)
-    known.DiscardUnknownFields()
-    assert repr(decode(All, known.SerializeToString())) == repr(decode(All, data))
-    assert theirs.ByteSize() >= known.ByteSize()
+    theirs.DiscardUnknownFields()
+    assert _spelled(decode(All, theirs.SerializeToString())) == _spelled(decode(All, bytes(wire)))
