@@ -116,8 +116,8 @@ _OFF, _WAKE, _KEEP, _NO = Answer.CALL_OFF, Answer.WAKE_FIRST, Answer.KEEP, Answe
 
 _COLUMNS: Final = tuple(Phase)
 # What containerd's runc shim refuses is refused here too (its
-# cmd/containerd-shim-runc-v2/process/*_state.go); asleep counts as running. New limits wait for the wake: they
-# would wake every container whose requests Kubernetes lowers because it sleeps.
+# cmd/containerd-shim-runc-v2/process/*_state.go); asleep counts as running. New limits wait for the
+# wake: they would wake every container whose requests Kubernetes lowers because it sleeps.
 _ANSWERS: Final[Mapping[Operation, Sequence[Answer]]] = {
     #                     CREATED RUNNING   HIBERNATING SCALED_DOWN WAKING   STOPPED
     Operation.START:      (_DO,   _NO,      _NO,        _NO,        _NO,     _NO),

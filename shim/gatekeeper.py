@@ -21,7 +21,9 @@ from architect.gate import Endpoint, GateError, HeldQueue, PodGate
 from architect.settings import Port
 
 _BACKLOG: Final = 8
-_FIRST_QUEUE: Final = 1
+_QUEUES: Final = 1 << 16
+# A packet that another processor was carrying past a rule when that was removed reaches the queue afterwards.
+_LINGER_SECONDS: Final = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ class Gatekeeper:
     def __init__(self, netns: str) -> None:
         self._gate = PodGate(netns)
         self._held: dict[str, Held] = {}
+        self._lingering: set[HeldQueue] = set()
+        self._number = 0
         self._reader: socket.socket | None = None
         self._listener: socket.socket | None = None
 
@@ -52,10 +56,8 @@ class Gatekeeper:
 
     def close(self, container_id: str, ports: Iterable[Port], on_packet: Callable[[], None] | None) -> None:
         """Closes the gate of a container: from now on packets to `ports` are held. Raises GateError."""
-        number = next(
-            n for n in range(_FIRST_QUEUE, 1 << 16) if all(h.queue.number != n for h in self._held.values())
-        )
-        held = Held(self._gate.close(container_id, ports, number), on_packet)
+        self._number = self._number % (_QUEUES - 1) + 1  # a queue lingers after its gate opened: take another
+        held = Held(self._gate.close(container_id, list(ports), self._number), on_packet)
         self._held[container_id] = held
         if on_packet is None or not self._lend(container_id, held):
             self._serve(container_id, held)
@@ -78,8 +80,16 @@ class Gatekeeper:
         try:
             self._gate.open(container_id, held.queue)
         finally:
-            held.queue.close()
+            self._lingering.add(held.queue)
+            asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._let_go, held.queue)
             self._tell({"gate": "open", "container": container_id})
+
+    def _let_go(self, queue: HeldQueue) -> None:
+        self._lingering.discard(queue)
+        try:
+            queue.close()
+        except GateError as error:
+            log.warning("a packet queue did not close well: %s", error)
 
     def shutdown(self) -> None:
         """Opens every gate and ends; to be called when the pod's containers are gone."""
@@ -89,6 +99,8 @@ class Gatekeeper:
                 self.open(container_id)
             except GateError as error:
                 log.info("the gate of %s went with its network namespace: %s", container_id, error)
+        for queue in list(self._lingering):
+            self._let_go(queue)
         if self._listener is not None:
             loop.remove_reader(self._listener.fileno())
             self._listener.close()
