@@ -16,7 +16,9 @@ _CURES: Final = {
 
 
 class GateError(Exception):
-    """`operation` (on what, too) failed with `errno`; the message says both, what the kernel said, and the cure."""
+    """`operation` (on what, too) failed with `errno`; the message says both, what the kernel said, and the
+    cure.
+    """
 
     def __init__(self, operation: str, code: int, detail: str = "", *, cure: str = "") -> None:
         said = f"{os.strerror(code)} ({detail})" if detail else os.strerror(code)

@@ -1,11 +1,12 @@
 """The packet gate of one pod: closing, extending, opening it, and noting who was active.
 
-Nothing is remembered here: what there is stands in the kernel, under tags (nftables.py). So everything may be repeated,
-and a process that starts anew goes on where another was killed. Every call opens a socket in the pod's network
-namespace and closes it again, since a socket would keep a dead pod's namespace alive.
+Nothing is remembered here: what there is stands in the kernel, under tags (nftables.py). So everything may be
+repeated, and a process that starts anew goes on where another was killed. Every call opens a socket in the
+pod's network namespace and closes it again, since a socket would keep a dead pod's namespace alive.
 
-The trap: a packet that another processor was just carrying past a rule when it was removed reaches the queue afterwards.
-`open` leaves the queue bound; keep it a moment and release once more (`HeldQueue.close` does) before it goes.
+The trap: a packet that another processor was just carrying past a rule when it was removed reaches the queue
+afterwards. `open` leaves the queue bound; keep it a moment and release once more (`HeldQueue.close` does)
+before it goes.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _TRIES: Final = 5
 
 
 class Activity(NamedTuple):
-    """`packets` to the watched ports since `watch`, and seconds since the last one (None: none yet, or the kernel has no
-    `last` expression). `rules`: how many were read; none means that nothing is watched.
+    """`packets` to the watched ports since `watch`, and seconds since the last one (None: none yet, or the
+    kernel has no `last` expression). `rules`: how many were read; none means that nothing is watched.
     """
 
     packets: int
@@ -39,7 +40,9 @@ class Activity(NamedTuple):
 
 
 class PodGate:
-    """The gate in network namespace `netns`, given by path. Synchronous, no call takes long; all raise GateError."""
+    """The gate in network namespace `netns`, given by path. Synchronous, no call takes long; all raise
+    GateError.
+    """
 
     __slots__ = ("netns",)
 
@@ -47,7 +50,8 @@ class PodGate:
         self.netns = netns
 
     def close(self, container_id: str, ports: Collection[Port], number: int) -> HeldQueue:
-        """Packets to `ports` are held from the return on, in queue `number`, which no other gate of this pod uses.
+        """Packets to `ports` are held from the return on, in queue `number`, which no other gate of this pod
+        uses.
 
         What an earlier process left of this container's gate is replaced. The caller owns the queue.
         """
@@ -55,7 +59,9 @@ class PodGate:
         means = nftables.probe()
         queue = HeldQueue.open(self.netns, number)  # before the rules: they would drop what nobody queues
         added = [
-            nftables.add_gate(family, f"{tag}:{port.protocol}:{port.number}", port, number, native=means.native_queue)
+            nftables.add_gate(
+                family, f"{tag}:{port.protocol}:{port.number}", port, number, native=means.native_queue
+            )
             for family in means.families
             for port in dict.fromkeys(ports)
         ]
@@ -76,7 +82,8 @@ class PodGate:
         number: int,
         ports: Collection[Port] = (),
     ) -> None:
-        """Holds more in the same queue: packets of TCP connections (local, remote), and packets to more `ports`.
+        """Holds more in the same queue: packets of TCP connections (local, remote), and packets to more
+        `ports`.
 
         What a port of this container's gate covers already gets no rule of its own.
         """
@@ -95,7 +102,9 @@ class PodGate:
                 for one in wanted:
                     kind = IPV4 if len(one.target) == 4 else IPV6
                     if family in (INET, kind) and f"{tag}:TCP:{one.target_port}" not in covered:
-                        added.append(nftables.add_tuple_gate(family, tag, one, number, native=means.native_queue))
+                        added.append(
+                            nftables.add_tuple_gate(family, tag, one, number, native=means.native_queue)
+                        )
             return [*_base(added, means.families), *added]
 
         self._change(f"extending the gate of container {container_id}", changes)
@@ -103,8 +112,8 @@ class PodGate:
     def open(self, container_id: str, queue: HeldQueue | None = None) -> None:
         """Lets every held packet go on, in order, and takes the rules away. Opening an open gate is no error.
 
-        `queue` stays bound and the caller's to close (see the module's trap). Without one, only the rules go: what a
-        process that died had closed.
+        `queue` stays bound and the caller's to close (see the module's trap). Without one, only the rules go:
+        what a process that died had closed.
         """
         tag = _tag("gate", container_id)
         if queue is not None:
@@ -120,7 +129,9 @@ class PodGate:
         tag = _tag("watch", container_id)
         means = nftables.probe()
         wanted = {
-            (family, f"{tag}:{port.protocol}:{port.number}"): port for family in means.families for port in ports
+            (family, f"{tag}:{port.protocol}:{port.number}"): port
+            for family in means.families
+            for port in ports
         }
 
         def changes(rules: list[Rule]) -> list[Request]:
@@ -143,17 +154,19 @@ class PodGate:
         """What has been noted since `watch`."""
         tag = _tag("watch", container_id)
         with self._talk() as conversation:
-            found = nftables.rules(conversation, f"reading the activity of container {container_id}")
+            operation = f"reading the activity of container {container_id}"
+            found = nftables.rules(conversation, operation, nftables.probe().families)
         mine = [rule for rule in found if _belongs(rule, tag)]
         idle = [rule.idle_ms for rule in mine if rule.idle_ms is not None]
         return Activity(sum(rule.packets for rule in mine), min(idle) / 1000 if idle else None, len(mine))
 
     def _change(self, operation: str, changes: Callable[[list[Rule]], list[Request]]) -> None:
         """One batch, computed from the rules as they are; anew when another process was quicker."""
+        families = nftables.probe().families
         with self._talk() as conversation:
             for attempt in range(1, _TRIES + 1):
                 try:
-                    conversation.batch(operation, changes(nftables.rules(conversation, operation)))
+                    conversation.batch(operation, changes(nftables.rules(conversation, operation, families)))
                 except GateError as error:
                     if error.errno == errno.ENOENT and attempt < _TRIES:
                         continue  # a rule to be removed was gone
@@ -161,12 +174,16 @@ class PodGate:
                 return
 
     def _talk(self) -> Conversation:
-        return Conversation(netns.socket_in(self.netns, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER))
+        return Conversation(
+            netns.socket_in(self.netns, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+        )
 
 
 def _tag(kind: str, container_id: str) -> str:
     if not _CONTAINER_ID.fullmatch(container_id):
-        raise GateError(f"tagging rules of container {ascii(container_id)[:100]}", errno.EINVAL, "it is no container id")
+        raise GateError(
+            f"tagging rules of container {ascii(container_id)[:100]}", errno.EINVAL, "it is no container id"
+        )
     return f"{kind}:{container_id}"
 
 
@@ -188,5 +205,7 @@ def _tuple(local: Endpoint, remote: Endpoint) -> Tuple4:
     try:
         source, target = (socket.inet_pton(family, end.address) for end in (remote, local))
     except OSError as error:
-        raise GateError(f"gating a connection between {local} and {remote}", errno.EINVAL, "no such addresses") from error
+        raise GateError(
+            f"gating a connection between {local} and {remote}", errno.EINVAL, "no such addresses"
+        ) from error
     return Tuple4(source, remote.port, target, local.port)

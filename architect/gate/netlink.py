@@ -1,7 +1,7 @@
 """Netlink messages to and from netfilter: building, total parsing, acknowledged batches, dumps.
 
-Knows headers and attributes and nothing of what they mean: that is nftables.py and queue.py. One short-lived socket
-per conversation, on which only the kernel is listened to. Sources: include/uapi/linux/netlink.h,
+Knows headers and attributes and nothing of what they mean: that is nftables.py and queue.py. One short-lived
+socket per conversation, on which only the kernel is listened to. Sources: include/uapi/linux/netlink.h,
 include/uapi/linux/netfilter/nfnetlink.h.
 """
 
@@ -95,7 +95,9 @@ def messages(data: bytes) -> list[Message]:
 
 
 def attribute_list(data: bytes) -> list[tuple[int, bytes]]:
-    """The attributes in `data`, in order, their flags taken off. Raises GateError (EBADMSG), whatever the bytes."""
+    """The attributes in `data`, in order, their flags taken off. Raises GateError (EBADMSG), whatever the
+    bytes.
+    """
     found: list[tuple[int, bytes]] = []
     pos, size = 0, len(data)
     while pos < size:
@@ -161,7 +163,9 @@ def _sentence(message: Message) -> str:
 
 
 class Conversation:
-    """Requests to netfilter over one socket, which it owns and closes. Every wait ends after DEADLINE_SECONDS."""
+    """Requests to netfilter over one socket, which it owns and closes. Every wait ends after
+    DEADLINE_SECONDS.
+    """
 
     __slots__ = ("_sequence", "_socket")
 
@@ -199,8 +203,8 @@ class Conversation:
         self._sequence = last + 1
         parts.append(pack(Request(_BATCH_END, 0, 0, b"", _SUBSYS_NFTABLES), self._sequence))
         self._send(operation, b"".join(parts))
-        # One answer is certain: the last request's, or the error that ended it all. It stands in our buffer already:
-        # the kernel works while we send. Whatever was wrong first comes first.
+        # One answer is certain: the last request's, or the error that ended it all. It stands in our buffer
+        # already: the kernel works while we send. Whatever was wrong first comes first.
         while True:
             for message in self._receive(operation):
                 answer = error_of(message)
@@ -210,19 +214,19 @@ class Conversation:
                     if message.sequence == last:
                         return
 
-    def dump(self, operation: str, kind: int, attributes_: bytes) -> list[Message]:
-        """All objects of a kind in every family, as of one moment. Raises GateError."""
+    def dump(self, operation: str, kind: int, family: int, attributes_: bytes) -> list[Message]:
+        """All objects of a kind in a family, as of one moment. Raises GateError."""
         for _ in range(_DUMP_TRIES):
-            found = self._dump_once(operation, kind, attributes_)
+            found = self._dump_once(operation, Request(kind, DUMP, family, attributes_))
             if found is not None:
                 return found
         raise GateError(operation, errno.EINTR, "the rules change all the time", cure="find who changes them")
 
-    def _dump_once(self, operation: str, kind: int, attributes_: bytes) -> list[Message] | None:
+    def _dump_once(self, operation: str, request: Request) -> list[Message] | None:
         """None: something changed while the kernel was listing."""
         self._sequence += 1
         sequence = self._sequence
-        self._send(operation, pack(Request(kind, DUMP, 0, attributes_), sequence))
+        self._send(operation, pack(request, sequence))
         found: list[Message] = []
         whole = True
         while True:

@@ -1,8 +1,9 @@
 """Looking into another network namespace without moving there: enter, open or read, come back.
 
-A socket belongs to the namespace it was opened in, for as long as it lives; so nobody needs to stay. The trap: an
-open socket keeps the namespace alive after its pod is gone, so every socket from here has an owner who closes it.
-Only the calling thread moves, and nothing may run in between: there is no `await` inside `entered`.
+A socket belongs to the namespace it was opened in, for as long as it lives; so nobody needs to stay. The
+trap: an open socket keeps the namespace alive after its pod is gone, so every socket from here has an owner
+who closes it. Only the calling thread moves, and nothing may run in between: there is no `await` inside
+`entered`.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ _READ: Final = os.O_RDONLY | os.O_CLOEXEC
 def entered(netns: str | int) -> Generator[None]:
     """The calling thread is in network namespace `netns` (a path, or an open descriptor) within the block.
 
-    Raises GateError: the namespace is gone, is none, or is the one we are in. The last protects the node: a pod with
-    `hostNetwork` names the host's, where nothing of ours belongs.
+    Raises GateError: the namespace is gone, is none, or is the one we are in. The last protects the node: a
+    pod with `hostNetwork` names the host's, where nothing of ours belongs.
     """
     target = netns if isinstance(netns, int) else _open(netns)
     try:

@@ -1,15 +1,15 @@
 """The rules in a pod's network namespace, as nf_tables netlink requests, and what this kernel can do.
 
-Per family one table `architect` with one base chain `prerouting` before connection tracking and before the kernel
-looks for a socket: a packet queued later would carry a reference to the socket that a dump then closes.
-Every rule carries a tag in its user data, so that any process at any time knows what is whose:
+Per family one table `architect` with one base chain `prerouting` before connection tracking and before the
+kernel looks for a socket: a packet queued later would carry a reference to the socket that a dump then
+closes. Every rule carries a tag in its user data, so that any process at any time knows what is whose:
 
     watch:<container>:<TCP|UDP>:<port>    notes packets (counter, last)
     gate:<container>:<TCP|UDP>:<port>     queues the packets to a port
     gate:<container>                      queues the packets of one established TCP connection
 
-The trap: table and chain stay for good. Unregistering a netfilter hook drops every queued packet of the namespace.
-Source: include/uapi/linux/netfilter/nf_tables.h, nf_tables_compat.h and xt_NFQUEUE.h.
+The trap: table and chain stay for good. Unregistering a netfilter hook drops every queued packet of the
+namespace. Source: include/uapi/linux/netfilter/nf_tables.h, nf_tables_compat.h and xt_NFQUEUE.h.
 """
 
 from __future__ import annotations
@@ -50,15 +50,18 @@ _HOOK_PREROUTING, _PRIORITY_RAW = 0, -300
 _REGISTER: Final = struct.pack("!I", 1)  # NFT_REG_1, 16 bytes
 _META_NFPROTO, _META_L4PROTO = 15, 16
 _NETWORK, _TRANSPORT = 1, 2  # bases of a payload expression
-_ADDRESSES: Final = {IPV4: (12, 4), IPV6: (8, 16)}  # where the source address is in the header, and its length
+_ADDRESSES: Final = {
+    IPV4: (12, 4),
+    IPV6: (8, 16),
+}  # where the source address is in the header, and its length
 _PROTOCOLS: Final = {"TCP": socket.IPPROTO_TCP, "UDP": socket.IPPROTO_UDP}
 _NFQUEUE_REVISION: Final = 1
 _COMMENT: Final = 0  # the type of a comment in nft's user data: `nft list ruleset` shows our tags
 
 
 class Means(NamedTuple):
-    """What this kernel offers: the families to put rules in, the `queue` expression (else xtables' NFQUEUE target), and
-    the `last` expression.
+    """What this kernel offers: the families to put rules in, the `queue` expression (else xtables' NFQUEUE
+    target), and the `last` expression.
     """
 
     families: tuple[int, ...]
@@ -109,7 +112,9 @@ def add_watch(family: int, tag: str, port: Port, *, last: bool) -> Request:
 
 
 def add_gate(family: int, tag: str, port: Port, queue: int, *, native: bool) -> Request:
-    """Queues packets to a port. There is no bypass: with nobody bound to the queue they are dropped, and sent again."""
+    """Queues packets to a port. There is no bypass: with nobody bound to the queue they are dropped, and sent
+    again.
+    """
     return _add(family, tag, [*_to_port(port), _verdict(queue, native=native)], flags=APPEND)
 
 
@@ -156,7 +161,9 @@ def _meta(key: int, value: int) -> list[bytes]:
 
 
 def _payload(header: int, offset: int, value: bytes) -> list[bytes]:
-    where = (attribute(key, struct.pack("!I", what)) for key, what in ((2, header), (3, offset), (4, len(value))))
+    where = (
+        attribute(key, struct.pack("!I", what)) for key, what in ((2, header), (3, offset), (4, len(value)))
+    )
     return [_expression("payload", attribute(1, _REGISTER), *where), _equals(value)]
 
 
@@ -166,13 +173,19 @@ def _equals(value: bytes) -> bytes:
 
 
 def _to_port(port: Port) -> list[bytes]:
-    # Later fragments of a datagram have no ports and pass; the kernel keeps them for the first one, half a minute long.
-    return [*_meta(_META_L4PROTO, _PROTOCOLS[port.protocol]), *_payload(_TRANSPORT, 2, struct.pack("!H", port.number))]
+    # Later fragments of a datagram have no ports and pass; the kernel keeps them for the first one, half a
+    # minute long.
+    return [
+        *_meta(_META_L4PROTO, _PROTOCOLS[port.protocol]),
+        *_payload(_TRANSPORT, 2, struct.pack("!H", port.number)),
+    ]
 
 
 def _verdict(queue: int, *, native: bool) -> bytes:
     if native:
-        return _expression("queue", attribute(1, struct.pack("!H", queue)), attribute(2, struct.pack("!H", 1)))
+        return _expression(
+            "queue", attribute(1, struct.pack("!H", queue)), attribute(2, struct.pack("!H", 1))
+        )
     info = struct.pack("=HH4x", queue, 1)  # struct xt_NFQ_info_v1, padded to eight bytes as xtables asks
     revision = struct.pack("!I", _NFQUEUE_REVISION)
     return _expression("target", attribute(1, b"NFQUEUE\0"), attribute(2, revision), attribute(3, info))
@@ -181,16 +194,18 @@ def _verdict(queue: int, *, native: bool) -> bytes:
 # ---- what comes back
 
 
-def rules(conversation: Conversation, operation: str) -> list[Rule]:
-    """All rules of our chains, in every family; none when there is no table. Raises GateError."""
-    wanted = attribute(1, TABLE) + attribute(2, CHAIN)
-    try:
-        found = conversation.dump(operation, _GETRULE, wanted)
-    except GateError as error:
-        if error.errno == errno.ENOENT:
-            return []
-        raise
-    return [rule for message in found if (rule := parse_rule(message)) is not None]
+def rules(conversation: Conversation, operation: str, families: Iterable[int]) -> list[Rule]:
+    """The rules of our chains in these families; none where there is no table. Raises GateError."""
+    found: list[Rule] = []
+    for family in families:  # one by one: a dump of all families ends with the first table of the name
+        try:
+            dumped = conversation.dump(operation, _GETRULE, family, attribute(1, TABLE) + attribute(2, CHAIN))
+        except GateError as error:
+            if error.errno == errno.ENOENT:
+                continue
+            raise
+        found += [rule for message in dumped if (rule := parse_rule(message)) is not None]
+    return found
 
 
 def parse_rule(message: Message) -> Rule | None:
@@ -230,7 +245,8 @@ def _tag(user_data: bytes) -> str | None:
 
 @functools.cache
 def probe() -> Means:
-    """What this kernel offers, found by trying it in a network namespace made for that; asked once per process.
+    """What this kernel offers, found by trying it in a network namespace made for that; asked once per
+    process.
 
     Raises GateError when it can not hold packets at all, naming what is missing.
     """

@@ -1,12 +1,12 @@
 """Held packets: one NFQUEUE of a pod's network namespace, and the netlink socket it belongs to.
 
-The kernel keeps the packets and tells of each; whoever has the socket may read (any number of duplicates in other
-processes) and release. A queue lives as long as its socket: it is the descriptor that must outlive a process, and it
-dies with its last duplicate, which drops what is held. The traps:
+The kernel keeps the packets and tells of each; whoever has the socket may read (any number of duplicates in
+other processes) and release. A queue lives as long as its socket: it is the descriptor that must outlive a
+process, and it dies with its last duplicate, which drops what is held. The traps:
 
 - Verdicts count only from the port that bound the queue, that is from this socket or a duplicate.
-- An answer may be read by another process that has a duplicate: after `open` none is asked for. The kernel has done what
-  it was told when the sending returns.
+- An answer may be read by another process that has a duplicate: after `open` none is asked for. The kernel
+  has done what it was told when the sending returns.
 - The id in a batch verdict is compared as a signed difference: the highest that means "all" is 0x7fffffff.
 
 Source: include/uapi/linux/netfilter/nfnetlink_queue.h, net/netfilter/nfnetlink_queue.c.
@@ -23,7 +23,16 @@ from typing import Final, NamedTuple, Self
 
 from architect.gate import netns
 from architect.gate.errors import GateError
-from architect.gate.netlink import ACK, NETLINK_NETFILTER, DEADLINE_SECONDS, Request, attribute, error_of, messages, pack
+from architect.gate.netlink import (
+    ACK,
+    DEADLINE_SECONDS,
+    NETLINK_NETFILTER,
+    Request,
+    attribute,
+    error_of,
+    messages,
+    pack,
+)
 
 MAX_HELD: Final = 1 << 17
 """Packets that one queue holds; the kernel drops what comes on top."""
@@ -49,7 +58,9 @@ _TYPE: Final = struct.Struct("=4xH")
 
 
 class QueueStats(NamedTuple):
-    """What the kernel says of a queue: packets held now, the number of the last one that came, and dropped ones."""
+    """What the kernel says of a queue: packets held now, the number of the last one that came, and dropped
+    ones.
+    """
 
     held: int
     id_sequence: int
@@ -69,7 +80,9 @@ class HeldQueue:
 
     @classmethod
     def open(cls, namespace: str, number: int) -> Self:
-        """Binds queue `number` in network namespace `namespace` (a path). Raises GateError (EBUSY: it is bound)."""
+        """Binds queue `number` in network namespace `namespace` (a path). Raises GateError (EBUSY: it is
+        bound).
+        """
         sock = netns.socket_in(namespace, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
         try:
             sock.bind((0, 0))
@@ -86,11 +99,15 @@ class HeldQueue:
 
     @classmethod
     def from_fd(cls, fd: int) -> Self:
-        """A queue from a duplicate of its socket, which it owns from here on. Raises GateError; `fd` is closed then."""
+        """A queue from a duplicate of its socket, which it owns from here on. Raises GateError; `fd` is
+        closed then.
+        """
         sock = socket.socket(fileno=fd)
         try:
             if (sock.family, sock.proto) != (socket.AF_NETLINK, NETLINK_NETFILTER):
-                raise GateError("taking over a packet queue", errno.EPROTOTYPE, "the descriptor is no netfilter socket")
+                raise GateError(
+                    "taking over a packet queue", errno.EPROTOTYPE, "the descriptor is no netfilter socket"
+                )
             return cls(sock, _row(sock).number, opened=False)
         except GateError:
             sock.close()
@@ -101,7 +118,9 @@ class HeldQueue:
         return self._socket.fileno()
 
     def drain(self) -> int:
-        """Reads notices without waiting, at most DRAIN_LIMIT, and returns of how many packets. Raises GateError."""
+        """Reads notices without waiting, at most DRAIN_LIMIT, and returns of how many packets. Raises
+        GateError.
+        """
         packets = 0
         buffer = bytearray(_NOTICE_BYTES)
         for _ in range(DRAIN_LIMIT):
@@ -111,10 +130,13 @@ class HeldQueue:
                 break
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
-                    raise GateError(f"reading packet queue {self.number}", error.errno or errno.EIO) from error
+                    raise GateError(
+                        f"reading packet queue {self.number}", error.errno or errno.EIO
+                    ) from error
                 packets += 1  # notices were lost: there are packets
                 continue
-            # The kernel's only, one message each: a pod with CAP_NET_ADMIN may write to us. Refused verdicts lie here, too.
+            # The kernel's only, one message each: a pod with CAP_NET_ADMIN may write to us. Refused verdicts
+            # lie here, too.
             if sender[0] == 0 and size >= _TYPE.size and _TYPE.unpack_from(buffer)[0] == _PACKET:
                 packets += 1
         return packets
@@ -166,9 +188,15 @@ def _bind(sock: socket.socket, number: int) -> None:
         for message in messages(data) if sender[0] == 0 else ():
             answer = error_of(message)
             if answer is not None:
-                if answer[0]:
-                    cure = "another process holds it; end that, or take another number" if answer[0] == errno.EBUSY else ""
-                    raise GateError(f"binding packet queue {number}", *answer, cure=cure)
+                code, detail = answer
+                if code in (
+                    errno.EPERM,
+                    errno.EBUSY,
+                ):  # EPERM: the queue is another socket's; we may, see RCVBUFFORCE
+                    cure = "it is bound already; end the process that has it, or take another number"
+                    raise GateError(f"binding packet queue {number}", errno.EBUSY, cure=cure)
+                if code:
+                    raise GateError(f"binding packet queue {number}", code, detail)
                 sock.settimeout(None)
                 return
 
@@ -185,7 +213,9 @@ def _row(sock: socket.socket) -> _Row:
         # From the socket itself: its namespace may have no name any more, and a duplicate comes without one.
         namespace = fcntl.ioctl(sock.fileno(), _SIOCGSKNS)
     except OSError as error:
-        raise GateError("finding the network namespace of a packet queue", error.errno or errno.EIO) from error
+        raise GateError(
+            "finding the network namespace of a packet queue", error.errno or errno.EIO
+        ) from error
     try:
         table = netns.read_in(namespace, "netfilter/nfnetlink_queue")
     finally:
@@ -194,7 +224,9 @@ def _row(sock: socket.socket) -> _Row:
 
 
 def parse_row(table: bytes, port: int) -> _Row:
-    """The line about the queue of netlink port `port` in /proc/net/netfilter/nfnetlink_queue. Raises GateError."""
+    """The line about the queue of netlink port `port` in /proc/net/netfilter/nfnetlink_queue. Raises
+    GateError.
+    """
     for line in table.splitlines():
         # number, port, held, copy mode, copy range, dropped as too many, dropped as unreadable, last id, 1
         fields = line.split()

@@ -1,17 +1,20 @@
 """What the sockets of a container hold and await, from /proc/<pid>/net/{tcp,tcp6,udp,udp6}.
 
-Runs while a container is frozen, so it is quick: rows are read as text, and only a container's own are looked at closely.
-A pod's containers share one network namespace; what is whose is told by the descriptors of the processes. The kernel
-owns some rows that matter: connections nobody has accepted (no inode yet), told by the port they came to.
+Runs while a container is frozen, so it is quick: rows are read as text, and only a container's own are looked
+at closely. A pod's containers share one network namespace; what is whose is told by the descriptors of the
+processes. The kernel owns some rows that matter: connections nobody has accepted (no inode yet), told by the
+port they came to.
 
-The trap: IPv4 clients of an IPv6 socket stand in tcp6 as ::ffff:a.b.c.d, yet their packets are IPv4. Addresses here are
-what the packets carry. Source: net/ipv4/tcp_ipv4.c (get_tcp4_sock and its neighbours), net/ipv4/udp.c.
+The trap: IPv4 clients of an IPv6 socket stand in tcp6 as ::ffff:a.b.c.d, yet their packets are IPv4.
+Addresses here are what the packets carry. Source: net/ipv4/tcp_ipv4.c (get_tcp4_sock and its neighbours),
+net/ipv4/udp.c.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import struct
 from collections.abc import Collection, Iterable
@@ -24,6 +27,7 @@ _ESTABLISHED, _SYN_RECV, _TIME_WAIT, _CLOSE, _CLOSE_WAIT, _LISTEN = 1, 3, 6, 7, 
 _NO_CONNECTION: Final = frozenset({_TIME_WAIT, _CLOSE, _LISTEN})
 _OPEN: Final = frozenset({_ESTABLISHED, _SYN_RECV, _CLOSE_WAIT})
 _TABLES: Final = (("tcp", "TCP"), ("tcp6", "TCP"), ("udp", "UDP"), ("udp6", "UDP"))
+_ADDRESS: Final = re.compile(r"(?:[0-9A-F]{8}|[0-9A-F]{32}):[0-9A-F]{4}")
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 _GONE: Final = (FileNotFoundError, ProcessLookupError)
 
@@ -39,7 +43,9 @@ class Endpoint(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line of a table. `unread`: bytes; of a listening socket: connections not accepted. `inode` 0: nobody's."""
+    """One line of a table. `unread`: bytes; of a listening socket: connections not accepted. `inode` 0:
+    nobody's.
+    """
 
     protocol: str
     local: str
@@ -64,12 +70,16 @@ class Sockets:
         self._own = [row for row in rows if row.inode in inodes]
         self._ports = {row.port for row in self._own if row.protocol == "TCP" and row.state == _LISTEN}
         # Connections on their way to one of our listeners: half open, or whole and not accepted.
-        self._awaited = [row for row in rows if row.inode == 0 and row.state in _OPEN and row.port in self._ports]
+        self._awaited = [
+            row for row in rows if row.inode == 0 and row.state in _OPEN and row.port in self._ports
+        ]
 
     def listening(self) -> list[Port]:
         """Ports that something may come to: of listening TCP sockets, and of every bound UDP socket."""
         udp = {row.port for row in self._own if row.protocol == "UDP"}
-        return sorted({*(Port(port, "TCP") for port in self._ports), *(Port(port, "UDP") for port in udp if port)})
+        return sorted(
+            {*(Port(port, "TCP") for port in self._ports), *(Port(port, "UDP") for port in udp if port)}
+        )
 
     def connections(self) -> list[tuple[Endpoint, Endpoint]]:
         """The TCP connections, opened from either side, in whatever state of closing: (local, remote)."""
@@ -86,8 +96,8 @@ class Sockets:
                 return f"a datagram lies unread on UDP port {row.port}"
             if row.unread and row.state == _LISTEN:
                 return f"a connection to TCP port {row.port} has not been accepted"
-            # The end of a stream counts as one byte. Alone it asks for nothing: the other side has left, and programs
-            # that keep connections in stock may not look for hours.
+            # The end of a stream counts as one byte. Alone it asks for nothing: the other side has left, and
+            # programs that keep connections in stock may not look for hours.
             if row.unread > (row.state == _CLOSE_WAIT) and row.state != _LISTEN:
                 return (
                     f"{row.unread} bytes from {_endpoint(row.remote)} lie unread on the connection "
@@ -99,7 +109,9 @@ class Sockets:
         return None
 
     def open_connections(self) -> dict[int, int]:
-        """How many connections are open per listening TCP port, those not accepted yet included; never a zero."""
+        """How many connections are open per listening TCP port, those not accepted yet included; never a
+        zero.
+        """
         counts: dict[int, int] = {}
         for row in (*self._own, *self._awaited):
             if row.protocol == "TCP" and row.state in _OPEN and row.port in self._ports:
@@ -108,7 +120,8 @@ class Sockets:
 
 
 def snapshot(pids: Collection[int]) -> Sockets:
-    """The sockets of these processes, which share a network namespace. Processes that have ended are passed over.
+    """The sockets of these processes, which share a network namespace. Processes that have ended are passed
+    over.
 
     Raises GateError when the kernel's tables can not be read.
     """
@@ -125,7 +138,8 @@ def snapshot(pids: Collection[int]) -> Sockets:
 
 
 def open_connections(pid: int) -> dict[int, int]:
-    """How many TCP connections are open per local port in the network namespace of `pid`, whoever they belong to.
+    """How many TCP connections are open per local port in the network namespace of `pid`, whoever they belong
+    to.
 
     Cheap: no descriptor is looked at. Raises GateError; ESRCH when the process has ended.
     """
@@ -148,9 +162,8 @@ def parse_table(table: bytes, protocol: str) -> list[Row]:
         fields = line.split(maxsplit=10)
         try:
             local, remote, state, queues, inode = fields[1], fields[2], fields[3], fields[4], fields[9]
-            if len(local) not in (13, 37) or len(remote) != len(local):
+            if not (_ADDRESS.fullmatch(local) and _ADDRESS.fullmatch(remote)):
                 raise ValueError
-            bytes.fromhex(local.replace(":", "", 1) + remote.replace(":", "", 1))
             row = Row(protocol, local, remote, int(state, 16), int(queues.partition(":")[2], 16), int(inode))
         except (IndexError, ValueError):
             raise GateError(f"reading the {protocol} sockets", errno.EBADMSG, ascii(line[:120])) from None
@@ -207,4 +220,6 @@ def _endpoint(text: str) -> Endpoint:
     raw = struct.pack(f"={len(words)}I", *words)
     if len(raw) == 16 and raw.startswith(_MAPPED):
         raw = raw[12:]
-    return Endpoint(socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw), int(port, 16))
+    return Endpoint(
+        socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw), int(port, 16)
+    )

@@ -105,7 +105,9 @@ class Box:
     async def metric(self, name: str) -> float:
         """One sample of the metrics, by its full name with labels."""
         _, text = await self.ask("GET", "/metrics")
-        return next((float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f"{name} ")), 0.0)
+        return next(
+            (float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f"{name} ")), 0.0
+        )
 
 
 @pytest.fixture

@@ -59,7 +59,9 @@ class SocketQueue:
 class FakeShim:
     """The shim of pod `default/web` (or another) with some containers."""
 
-    def __init__(self, directory: str, key: str, *statuses: shim_v1.ContainerStatus, pod: str = "web") -> None:
+    def __init__(
+        self, directory: str, key: str, *statuses: shim_v1.ContainerStatus, pod: str = "web"
+    ) -> None:
         self.key = key
         self.path = os.path.join(directory, f"{key}.sock")
         self.gate_path = os.path.join(directory, f"{key}.gate")

@@ -1,0 +1,83 @@
+"""What architectd can be told on its command line: few things, each with a default that serves."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from daemon import VERSION
+
+RUN_DIR: Final = "/run/architect"
+METRICS: Final = ("127.0.0.1", 9644)
+LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The daemon's settings."""
+
+    run_dir: str = RUN_DIR
+    """Where the sockets are: `shims/` of the shims, `architectd.sock` for people. On a tmpfs, root's alone.
+    """
+    metrics_address: tuple[str, int] = METRICS
+    """Host and TCP port that serve `/metrics`, and nothing else; port 0 lets the kernel choose."""
+    restore_limit: int = 2
+    """Restores at the same time. More than there are CPUs makes every one of them slower."""
+    log_level: str = "info"
+
+
+def parse(argv: Sequence[str]) -> Settings:
+    """Reads the arguments; ends the program with a usage message when they make no sense."""
+    parser = argparse.ArgumentParser(
+        "architectd", description="Puts idle containers to sleep and wakes them."
+    )
+    parser.add_argument("--version", action="version", version=f"architectd {VERSION}")
+    parser.add_argument("--run-dir", default=RUN_DIR, metavar="DIR", help="sockets (default: %(default)s)")
+    parser.add_argument(
+        "--metrics-address",
+        type=address,
+        default=METRICS,
+        metavar="HOST:PORT",
+        help="where Prometheus finds /metrics (default: 127.0.0.1:9644)",
+    )
+    parser.add_argument(
+        "--kubernetes",
+        choices=["off"],
+        default="off",
+        help="reporting to Kubernetes; only off is supported in this version",
+    )
+    parser.add_argument(
+        "--restore-limit",
+        type=_positive,
+        default=max(2, os.cpu_count() or 2),
+        metavar="N",
+        help="restores at the same time (default: the number of CPUs, at least 2)",
+    )
+    parser.add_argument("--log-level", choices=LEVELS, default="info", help="default: %(default)s")
+    given = parser.parse_args(argv)
+    return Settings(
+        run_dir=os.path.abspath(given.run_dir),
+        metrics_address=given.metrics_address,
+        restore_limit=given.restore_limit,
+        log_level=given.log_level,
+    )
+
+
+def address(text: str) -> tuple[str, int]:
+    """`HOST:PORT` or `[IPV6]:PORT` as a pair. Raises ArgumentTypeError."""
+    host, colon, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not colon or not bare or (":" in bare) != host.startswith("["):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT; an IPv6 address goes in brackets")
+    if not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise argparse.ArgumentTypeError(f"{port!r} is no port")
+    return bare, int(port)
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 10_000):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 9999")
+    return int(text)

@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""What `make` runs: lint, test, bench, demo; each in throw-away nodes, with one closing table.
+
+Every step runs even when one before it failed; the exit status is 1 then. A flavour that this host cannot offer
+is skipped and said; when no flavour ran, that is a failure.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import box
+import footprint
+import images
+import recipe
+import trees
+
+_QUIET = ["-p", "no:cacheprovider"]
+_HOST_SCRIPTS = ["node.py", "check.py", "footprint.py", "init.py"]
+_LINT: dict[str, list[str]] = {
+    "ruff check": ["ruff", "check", "."],
+    "ruff format": ["ruff", "format", "--check", "."],
+    "mypy": ["mypy"],
+    "mypy hack": ["env", "--chdir=hack", "mypy", "--config-file=../pyproject.toml", *_HOST_SCRIPTS],
+    "imports": ["lint-imports", "--no-cache"],
+}
+
+
+def main() -> int:
+    """Run the named check; returns the exit status."""
+    verb = sys.argv[1] if len(sys.argv) == 2 else ""
+    checks = {"lint": _lint, "test": _test, "bench": _bench, "demo": _demo}
+    if verb not in checks:
+        print(f"usage: check.py {'|'.join(checks)}", file=sys.stderr)
+        return 2
+    before = footprint.take()
+    try:
+        results = checks[verb]()
+    except trees.BuildFailed as error:
+        print(f"check.py: {error}", file=sys.stderr)
+        return 1
+    results["nothing left behind"] = _judged(footprint.remains(before, footprint.take()))
+    print()
+    for name, outcome in results.items():
+        print(f"{name:24} {outcome}")
+    outcomes = list(results.values())[:-1]
+    nothing_ran = all(outcome.startswith("skipped") for outcome in outcomes)
+    return int(nothing_ran or any(outcome.startswith("FAILED") for outcome in results.values()))
+
+
+def _lint() -> dict[str, str]:
+    forky = recipe.FLAVOURS["forky-v1"] if _offered("forky-v1") else recipe.FLAVOURS["forky-v2"]
+    return {name: _step(name, forky, argv, node=False) for name, argv in _LINT.items()}
+
+
+def _test() -> dict[str, str]:
+    first = next((name for name in recipe.TESTED if _offered(name)), recipe.TESTED[0])
+    argv = ["pytest", *_QUIET, "tests", "--ignore=tests/node"]
+    results = {"unit tests": _step("unit tests", recipe.FLAVOURS[first], argv)}
+    for name in recipe.TESTED:
+        title = f"node tests {name}"
+        results[title] = _step(title, recipe.FLAVOURS[name], ["pytest", *_QUIET, "tests/node"])
+    return results
+
+
+def _bench() -> dict[str, str]:
+    return {"bench": _step("bench", recipe.FLAVOURS["forky-v1"], ["python3", "hack/bench.py"])}
+
+
+def _demo() -> dict[str, str]:
+    name = next((name for name in recipe.TESTED if _offered(name)), recipe.TESTED[0])
+    return {"demo": _step("demo", recipe.FLAVOURS[name], ["python3", "hack/demo.py"])}
+
+
+def _offered(name: str) -> bool:
+    return not box.obstacle(recipe.FLAVOURS[name])
+
+
+def _step(title: str, flavour: recipe.Flavour, argv: list[str], *, node: bool = True) -> str:
+    obstacle = box.obstacle(flavour)
+    if obstacle:
+        return f"skipped: {obstacle}"
+    print(f"\n--- {title}: {' '.join(argv)}", flush=True)
+    started = time.monotonic()
+    status = box.run(flavour, argv, images=images.directory() if node else "")
+    outcome = "passed" if status == 0 else f"FAILED (exit status {status})"
+    return f"{outcome}, {time.monotonic() - started:.0f} s"
+
+
+def _judged(found: list[str]) -> str:
+    return "FAILED: " + "; ".join(found) if found else "passed"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""A web service with state: a counter, a heap of any size, connections of its own. Port 8080.
+
+`/` counts; `/whoami` is the client's address; `/pid`; `/heap?mb=N` holds N MB (at start: $HEAP_MB);
+`/log?n=N` prints N numbered lines; `/exit?code=N` ends; `/connect?host=H&port=P` opens a connection and echoes
+what arrives on it.
+"""
+
+import itertools
+import os
+import socket
+import threading
+
+from service import serve
+
+_counter = itertools.count(1)
+_lines = itertools.count(1)
+_heap = bytearray()
+_connections: list[socket.socket] = []
+
+
+def _count(_: dict[str, str], __: str) -> str:
+    return f"{next(_counter)}\n"
+
+
+def _hold(query: dict[str, str], _: str) -> str:
+    global _heap
+    _heap = bytearray(os.urandom(1 << 20) * int(query["mb"]))  # random: it neither compresses nor merges
+    return f"{len(_heap) >> 20}\n"
+
+
+def _log(query: dict[str, str], _: str) -> str:
+    for _line in range(int(query.get("n", "1"))):
+        print(f"line {next(_lines)}", flush=True)
+    return "logged\n"
+
+
+def _exit(query: dict[str, str], _: str) -> str:
+    os._exit(int(query.get("code", "0")))
+
+
+def _connect(query: dict[str, str], _: str) -> str:
+    connection = socket.create_connection((query["host"], int(query["port"])), timeout=10)
+    connection.settimeout(None)
+    _connections.append(connection)
+    threading.Thread(target=_echo, args=(connection,), daemon=True).start()
+    return f"{connection.getsockname()[1]}\n"
+
+
+def _echo(connection: socket.socket) -> None:
+    while data := connection.recv(65536):
+        connection.sendall(data)
+    connection.close()
+
+
+if __name__ == "__main__":
+    _hold({"mb": os.environ.get("HEAP_MB", "0")}, "")
+    serve(
+        {
+            "/": _count,
+            "/whoami": lambda _, client: f"{client}\n",
+            "/pid": lambda *_: f"{os.getpid()}\n",
+            "/heap": _hold,
+            "/log": _log,
+            "/exit": _exit,
+            "/connect": _connect,
+        }
+    )
