@@ -4,8 +4,9 @@
 the command has ended or the caller was killed, and `enter`, process 1 of the box, which mounts everything and
 becomes init.py. What the node runs is not decided here.
 
-The traps: a pod with Bidirectional mounts needs `mount --make-rshared /`; containerd's snapshots and our images
-must lie on a plain directory, not on the box's overlay; a frozen process cannot be killed (see cgroups.py).
+The traps: a pod with Bidirectional mounts needs `mount --make-rshared /`; containerd's snapshots and our
+images must lie on a plain directory, not on the box's overlay; a frozen process cannot be killed (see
+cgroups.py).
 """
 
 from __future__ import annotations
@@ -146,10 +147,10 @@ def sweep() -> None:
         for name in os.listdir(_BOXES):
             if not name.startswith(_PREFIX):
                 continue  # being made
-            with contextlib.suppress(BlockingIOError, FileNotFoundError):
-                with open(os.path.join(_BOXES, name, "lock")) as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    _remove(name)
+            path = os.path.join(_BOXES, name, "lock")
+            with contextlib.suppress(BlockingIOError, FileNotFoundError), open(path) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(name)
 
 
 def enter(name: str) -> None:
@@ -224,9 +225,8 @@ def _kernel_mounts(root: str, hierarchies: dict[str, str]) -> None:
     )
     linux.mount("tmpfs", root + "/dev/shm", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777")
     linux.mount("mqueue", root + "/dev/mqueue", "mqueue", safe)
-    for link, target in (
-        ("ptmx", "pts/ptmx"), ("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"),
-    ):  # fmt: skip
+    links = {"ptmx": "pts/ptmx", "fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
+    for link, target in links.items():
         os.symlink(target, f"{root}/dev/{link}")
 
 

@@ -1,6 +1,6 @@
 """A box's own cgroups: one per hierarchy of the host, found, made, entered and removed.
 
-On a host with cgroup v1 (or both) each hierarchy gets a cgroup of its own; a v2 node sees only the unified one.
+On a host with cgroup v1 (or both) each hierarchy gets a cgroup of its own; a v2 node sees only one.
 The trap: a process frozen by the v1 freezer cannot be killed, so whoever ends a box thaws it first.
 """
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What `make` runs: lint, test, bench, demo; each in throw-away nodes, with one closing table.
 
-Every step runs even when one before it failed; the exit status is 1 then. A flavour that this host cannot offer
-is skipped and said; when no flavour ran, that is a failure.
+Every step runs even when one before it failed; the exit status is 1 then. A flavour that this host cannot
+offer is skipped and said so; when none ran, that is a failure.
 """
 
 from __future__ import annotations

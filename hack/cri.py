@@ -4,9 +4,9 @@
         app = pod.start("app", "web", ports=[8080])
         app.exec("/usr/bin/cat", "/proc/1/stat")
 
-Blocking calls; a refusal is a grpc.RpcError with containerd's sentence in `details()`. Runs in the box's venv.
-It leaves to its users what a pod is told through annotations. The trap: what `ctr` imported reaches the CRI's
-own list of images a moment later, which is why every image is awaited before its first use.
+Blocking calls; a refusal is a grpc.RpcError with containerd's sentence in `details()`. Runs in the box's
+venv. It leaves to its users what a pod is told through annotations. The trap: what `ctr` imported reaches the
+CRI's own list of images a moment later, which is why every image is awaited before its first use.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import grpc
 
@@ -30,8 +30,8 @@ ADDRESS: Final = "unix:///run/containerd/containerd.sock"
 SECONDS: Final = 60.0
 """Deadline of a call."""
 _TICK: Final = 0.01
-_MASKED: Final = ("/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
-                  "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
+_MASKED: Final = ("/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+                  "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
                   "/sys/devices/virtual/powercap")  # fmt: skip
 _READ_ONLY: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
@@ -40,7 +40,7 @@ Port = int | tuple[int, str]
 
 
 class Cri:
-    """A connection to containerd's CRI services. Waits up to a minute until the runtime and its network are ready."""
+    """A connection to containerd's CRI. Waits up to a minute until the runtime and its network are ready."""
 
     def __init__(self, address: str = ADDRESS) -> None:
         self._channel = grpc.insecure_channel(address)
@@ -90,7 +90,7 @@ class Cri:
         """End the connection."""
         self._channel.close()
 
-    def __enter__(self) -> Cri:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -278,7 +278,7 @@ class Pod:
             with contextlib.suppress(FileNotFoundError):
                 os.rmdir(os.path.join("/sys/fs/cgroup", hierarchy) + parent)
 
-    def __enter__(self) -> Pod:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

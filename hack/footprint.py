@@ -19,8 +19,9 @@ import cgroups
 import recipe
 
 _BOX = "architect-box-"
-_VOLATILE = ("fs/", "kernel/ns_last_pid", "kernel/pty/nr", "kernel/random/", "kernel/tainted", "net/netfilter/",
-             "net/ipv4/route/", "net/ipv4/conf/", "net/ipv6/conf/", "net/ipv4/neigh/", "net/ipv6/neigh/")  # fmt: skip
+_VOLATILE = ("fs/", "kernel/ns_last_pid", "kernel/pty/nr", "kernel/random/", "kernel/tainted",
+             "net/netfilter/", "net/ipv4/route/", "net/ipv4/conf/", "net/ipv6/conf/", "net/ipv4/neigh/",
+             "net/ipv6/neigh/")  # fmt: skip
 """Kernel settings that change by themselves, or appear with every link."""
 
 

@@ -1,8 +1,8 @@
 """Test images without a registry: one OCI archive, made of Debian's files and the programs in images/.
 
-The archive is built into the cache from the forky tree (its Python, its compiler) and loaded by init.py. Layers
-are plain tars, so that loading costs no decompression. Names must be canonical (`docker.io/local/web:1`) or the
-CRI does not find what `ctr` imported.
+The archive is built into the cache from the forky tree (its Python, its compiler) and loaded by init.py.
+Layers are plain tars, so that loading costs no decompression. Names must be canonical
+(`docker.io/local/web:1`) or the CRI does not find what `ctr` imported.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _python_files(root: str) -> list[tuple[str, str]]:
 
 
 def _byte_code_tags(root: str) -> set[str]:
-    """Such as {"cpython-314"}: what Debian compiled when Python was installed, so that programs start fast."""
+    """Such as {"cpython-314"}: compiled when Python was installed, and added so that programs start fast."""
     found = (re.fullmatch(r"python3\.(\d+)", name) for name in os.listdir(root + "/usr/lib"))
     return {f"cpython-3{match[1]}" for match in found if match}
 
@@ -89,7 +89,7 @@ class _Archive:
     """An OCI image layout in a tar: blobs are added as they come, the index is written last."""
 
     def __init__(self, path: str) -> None:
-        self._tar = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)
+        self._tar = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115  (`close` ends it)
         self._have: set[str] = set()
         self._index: list[dict[str, Any]] = []
 

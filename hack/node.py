@@ -23,9 +23,8 @@ def main() -> int:
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     up = verbs.add_parser("up", help="build what boxes are made of; `run` does it when needed")
-    up.add_argument(
-        "flavours", nargs="*", choices=[[], *recipe.FLAVOURS], help="all that are tested, by default"
-    )
+    known = ", ".join(recipe.FLAVOURS)
+    up.add_argument("flavours", nargs="*", metavar="flavour", help=f"{known}; by default all that are tested")
     run = verbs.add_parser("run", help="run a command, or a shell, in a fresh node")
     run.add_argument("flavour", choices=recipe.FLAVOURS)
     run.add_argument("--bare", action="store_true", help="without containerd and images")
@@ -34,6 +33,9 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         if arguments.verb == "up":
+            unknown = sorted(set(arguments.flavours) - set(recipe.FLAVOURS))
+            if unknown:
+                parser.error(f"no such flavour: {', '.join(unknown)}; there are {known}")
             for name in arguments.flavours or recipe.TESTED:
                 trees.environment(recipe.FLAVOURS[name].tree)
             images.directory()

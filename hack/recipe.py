@@ -20,8 +20,8 @@ MIRROR = "http://deb.debian.org/debian"
 CRIU = "/opt/architect/criu"
 
 _NODE = (
-    "ca-certificates", "containerd", "containernetworking-plugins", "curl", "iproute2", "iptables", "nftables",
-    "procps", "python3", "python3-venv", "runc", "tar", "util-linux",
+    "ca-certificates", "containerd", "containernetworking-plugins", "curl", "iproute2", "iptables",
+    "nftables", "procps", "python3", "python3-venv", "runc", "tar", "util-linux",
 )  # fmt: skip
 PACKAGES = {
     # The workshop as well: CRIU for both trees is taken from here, test images are built here.

@@ -1,9 +1,9 @@
 """Builds what boxes are made of into the cache: root file systems, Python environments.
 
-Each product is built beside its place and renamed into it, under a lock of its name: two builds that race make
-it once, and a build that is killed leaves only a directory that the next one removes. The trap: CRIU is moved
-out of Debian's package with its own loader and libraries, so that it runs on any node (the one of trixie, 4.1,
-cannot dump TCP sockets on kernels from 6.16 on).
+Each product is built beside its place and renamed into it, under a lock of its name: two builds that race
+make it once, and a build that is killed leaves only a directory that the next one removes. The trap: CRIU is
+moved out of Debian's package with its own loader and libraries, so that it runs on any node (the one of
+trixie, 4.1, cannot dump TCP sockets on kernels from 6.16 on).
 """
 
 from __future__ import annotations
@@ -29,22 +29,18 @@ class BuildFailed(Exception):
 def tree(name: str) -> str:
     """The root file system `name` ("forky", "trixie"); built first if need be. Read-only for everybody."""
     key = recipe.digest(name, recipe.PACKAGES[name], recipe.MIRROR, recipe.PACKAGES["forky"], _CRIU_SCRIPT)
-    return _product(f"trees/{name}-{key}", lambda at, log: _build_tree(name, at, log))
+    return product(f"trees/{name}-{key}", lambda at, log: _build_tree(name, at, log))
 
 
 def environment(name: str) -> str:
     """The virtual environment (`/opt/venv` in the box) of tree `name` with what requirements.lock pins."""
     root = tree(name)
     key = recipe.digest(os.path.basename(root), recipe.file_digest(recipe.LOCK_FILE))
-    return _product(f"venvs/{name}-{key}", lambda at, log: _build_environment(root, at, log))
+    return product(f"venvs/{name}-{key}", lambda at, log: _build_environment(root, at, log))
 
 
 def product(place: str, build: Callable[[str, str], None]) -> str:
     """The directory `place` of the cache, made by `build(directory, log file)` if it is not there."""
-    return _product(place, build)
-
-
-def _product(place: str, build: Callable[[str, str], None]) -> str:
     path = os.path.join(recipe.CACHE, place)
     if os.path.isdir(path):
         return path
@@ -122,7 +118,10 @@ done
 loader="$(patchelf --print-interpreter "$to/criu")"
 patchelf --set-interpreter "$to/lib/${{loader##*/}}" --set-rpath "$to/lib" --force-rpath "$to/criu"
 for library in "$to"/lib/*; do
-    case "$library" in */ld-linux*|*/libc.so*) ;; *) patchelf --set-rpath "$to/lib" --force-rpath "$library";; esac
+    case "$library" in
+        */ld-linux*|*/libc.so*) ;;
+        *) patchelf --set-rpath "$to/lib" --force-rpath "$library";;
+    esac
 done
 "$to/criu" --version
 """

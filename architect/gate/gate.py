@@ -125,7 +125,7 @@ class PodGate:
                 queue.release()  # what came until the rules were gone
 
     def watch(self, container_id: str, ports: Collection[Port]) -> None:
-        """Notes packets to exactly these ports from now on; ports that are watched already keep their counts."""
+        """Notes packets to exactly these ports from now on; those watched already keep their counts."""
         tag = _tag("watch", container_id)
         means = nftables.probe()
         wanted = {

@@ -70,7 +70,7 @@ class Means(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """One of our rules as the kernel has it. `idle_ms`: since its last packet; None: none yet, or not known."""
+    """One of our rules as the kernel has it. `idle_ms`: since its last packet; None: none, or not known."""
 
     family: int
     handle: int

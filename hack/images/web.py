@@ -1,8 +1,8 @@
 """A web service with state: a counter, a heap of any size, connections of its own. Port 8080.
 
 `/` counts; `/whoami` is the client's address; `/pid`; `/heap?mb=N` holds N MB (at start: $HEAP_MB);
-`/log?n=N` prints N numbered lines; `/exit?code=N` ends; `/connect?host=H&port=P` opens a connection and echoes
-what arrives on it.
+`/log?n=N` prints N numbered lines; `/exit?code=N` ends; `/connect?host=H&port=P` opens a connection and
+echoes what arrives on it.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from service import serve
 
 _counter = itertools.count(1)
 _lines = itertools.count(1)
-_heap = bytearray()
+_heap: list[bytes] = []
 _connections: list[socket.socket] = []
 
 
@@ -23,9 +23,8 @@ def _count(_: dict[str, str], __: str) -> str:
 
 
 def _hold(query: dict[str, str], _: str) -> str:
-    global _heap
-    _heap = bytearray(os.urandom(1 << 20) * int(query["mb"]))  # random: it neither compresses nor merges
-    return f"{len(_heap) >> 20}\n"
+    _heap[:] = [os.urandom(1 << 20) for _ in range(int(query["mb"]))]  # random: it does not compress
+    return f"{len(_heap)}\n"
 
 
 def _log(query: dict[str, str], _: str) -> str:

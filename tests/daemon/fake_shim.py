@@ -97,7 +97,8 @@ class FakeShim:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._listener is not None
-        asyncio.get_running_loop().remove_reader(self._listener)
+        for sock in (self._listener, *self.readers):
+            asyncio.get_running_loop().remove_reader(sock)
         for sock in (self._listener, *self.readers, *(end for pair in self.queues.values() for end in pair)):
             sock.close()
         await self._server.close()
