@@ -90,13 +90,14 @@ class Container:
         try:
             self.init.streams = Streams.open(uris)
             self.init.pid = await self._runc_create()
+            self.cgroup = Cgroup.of(self.init.pid)
         except (EngineError, OSError) as error:
             await self._undo_create()
             raise RpcError(Code.UNKNOWN, f"container {self.id} cannot be created: {error}") from error
-        except RpcError:
-            await self._undo_create()
+        except (RpcError, asyncio.CancelledError):
+            await asyncio.shield(self._undo_create())
             raise
-        self.cgroup = Cgroup.of(self.init.pid)
+        self.watch_init(self.children.ended(self.init.pid))
 
     async def _undo_create(self) -> None:
         self.init.streams.close()
@@ -128,11 +129,20 @@ class Container:
         await self.runc.start()
 
     async def start(self) -> None:
-        """Starts the created init."""
+        """Starts the created init; containerd hears of the start before it hears of the end."""
         if self.init.status is not Status.CREATED:
             raise RpcError(Code.FAILED_PRECONDITION, f"container {self.id} is not in state created")
-        await self.runc.start()
-        self.init.status = Status.RUNNING
+        self.init.starting = True
+        try:
+            await self.runc.start()
+            self.init.status = Status.RUNNING
+            self.publish(containerd.TaskStart(container_id=self.id, pid=self.init.pid))
+            if self.sleeper is not None:
+                self.sleeper.started()
+        finally:
+            self.init.starting = False
+            if self.init_end.done():
+                self._init_ended(self.init_end)
 
     def watch_init(self, end: asyncio.Future[Ended]) -> None:
         """Follows the end of the init's present incarnation; a late end of an earlier one is nobody's."""
@@ -140,7 +150,7 @@ class Container:
         end.add_done_callback(self._init_ended)
 
     def _init_ended(self, end: asyncio.Future[Ended]) -> None:
-        if end is not self.init_end or end.cancelled():
+        if end is not self.init_end or end.cancelled() or self.init.starting:
             return
         if self.sleeper is not None and self.sleeper.take_end(end.result()):
             return

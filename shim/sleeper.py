@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from architect.settings import ContainerSettings, PodIdentity
 from architect.states import Answer, Operation, Phase, StateRecord, answer, refusal
 from architect.ttrpc import shim_v1
 from architect.ttrpc.server import Code, RpcError
+from shim.threads import in_thread
 
 if TYPE_CHECKING:
     from shim.container import Container
@@ -129,13 +129,21 @@ class Sleeper:
         return self._engine.refusal(self._subject())
 
     async def hibernate(self) -> None:
-        """Puts the container to sleep. Raises RpcError: FAILED_PRECONDITION (can not), ABORTED (was needed),
-        INTERNAL.
+        """Puts the container to sleep; goes on when the caller stops waiting.
+
+        Raises RpcError: FAILED_PRECONDITION (it cannot sleep), ABORTED (was needed), INTERNAL (failed).
         """
+        self._check_may_sleep()
+        if self.phase is not Phase.SCALED_DOWN:
+            task = asyncio.create_task(self._hibernate(), name=f"sleep {self._container.id}")
+            task.add_done_callback(_consume)
+            await asyncio.shield(task)
+
+    async def _hibernate(self) -> None:
         async with self._container.lock:
-            if answer(self.phase, Operation.HIBERNATE) is Answer.NOTHING:
-                return
             self._check_may_sleep()
+            if self.phase is Phase.SCALED_DOWN:
+                return
             began = time.monotonic_ns()
             self._wake_wanted = ""
             self._held_end = None
@@ -144,13 +152,13 @@ class Sleeper:
                 await self._fall_asleep()
             except (Awake, Declined) as reason:
                 await self._stay_awake()
-                raise RpcError(
-                    Code.ABORTED, f"container {self._container.id} stays awake: {reason}"
-                ) from reason
-            except (EngineError, GateError, images.ImageError, ValueError, OSError) as error:
+                sentence = f"container {self._container.id} stays awake: {reason}"
+                raise RpcError(Code.ABORTED, sentence) from reason
+            except Exception as error:  # whatever it was, nobody may be left frozen
                 self._note("hibernate", error)
                 await self._stay_awake()
                 raise RpcError(Code.INTERNAL, f"container {self._container.id} runs on: {error}") from error
+            await self._bury()
             self.record.sleeps += 1
             self.record.last_sleep_us = (time.monotonic_ns() - began) // 1000
             self._go(Phase.SCALED_DOWN)
@@ -179,6 +187,8 @@ class Sleeper:
         wakes = (lambda: self.want("packet")) if self.settings.monitor else None
         self._gatekeeper.close(container.id, ports, wakes)
         await cgroup.freeze()
+        if container.init_end.done():  # before the freeze: its pid may be another's by now
+            raise EngineError("its first process has ended")
         pids = cgroup.pids()
         frozen = sockets.snapshot(pids)
         self._gatekeeper.extend(container.id, frozen.connections())
@@ -190,7 +200,7 @@ class Sleeper:
             assert self._image is not None
             self._extra = dict(extra)
             image = self._image
-            await _in_thread(lambda: images.seal(image, self._manifest(extra)))
+            await in_thread(lambda: images.seal(image, self._manifest(extra)))
             self._image_bytes = images.disk_bytes(image)
             self._raise_if_needed(pids)
             self.record.image = str(image.path)
@@ -200,9 +210,15 @@ class Sleeper:
         await self._engine.sleep(
             self._subject(), container.init.pid, self._image_path(), self._place.logs, decide
         )
-        # CRIU has killed them frozen: thawed, they die. The cgroup stays, it is runc's.
-        cgroup.thaw()
-        await asyncio.wait({container.init_end}, timeout=_DEATH_SECONDS)
+
+    async def _bury(self) -> None:
+        """CRIU has killed the processes frozen: thawed, they die. The cgroup stays, it is runc's."""
+        assert self._container.cgroup is not None
+        try:
+            self._container.cgroup.thaw()
+        except EngineError as error:
+            self._note("hibernate", error)
+        await asyncio.wait({self._container.init_end}, timeout=_DEATH_SECONDS)
 
     def _raise_if_needed(self, pids: list[int]) -> None:
         """Raises Awake if anything has come for the container since the gate was closed, or lies unread in
@@ -235,7 +251,7 @@ class Sleeper:
         if image is None:
             return
         try:
-            await _in_thread(lambda: images.sync(image))
+            await in_thread(lambda: images.sync(image))
             self._write(durable=True)
         except OSError as error:
             log.warning("the image of %s is not yet durable: %s", self._container.id, error)
@@ -261,8 +277,15 @@ class Sleeper:
 
     def want(self, cause: str) -> None:
         """Asks for a wake and does not wait for it; what fails is recorded where it fails."""
-        task = asyncio.create_task(self.wake(cause), name=f"wake {self._container.id}")
-        task.add_done_callback(_consume)
+        if self.phase is Phase.HIBERNATING:
+            self._wake_wanted = self._wake_wanted or cause  # seen before the processes end, or right after
+        elif self._waking is None and self.phase is Phase.SCALED_DOWN:
+            self._begin_wake(cause)
+
+    def _begin_wake(self, cause: str) -> asyncio.Task[None]:
+        self._waking = asyncio.create_task(self._wake(cause), name=f"wake {self._container.id}")
+        self._waking.add_done_callback(self._wake_done)
+        return self._waking
 
     async def wake(self, cause: str) -> None:
         """Makes the container run, whatever it does now. Any number of callers share one restore.
@@ -273,10 +296,7 @@ class Sleeper:
             self._wake_wanted = self._wake_wanted or cause
         if self.phase in (Phase.RUNNING, Phase.CREATED) and self._waking is None:
             return
-        if self._waking is None:
-            self._waking = asyncio.create_task(self._wake(cause), name=f"wake {self._container.id}")
-            self._waking.add_done_callback(self._wake_done)
-        await asyncio.shield(self._waking)
+        await asyncio.shield(self._waking or self._begin_wake(cause))
 
     def _wake_done(self, task: asyncio.Task[None]) -> None:
         self._waking = None
@@ -290,7 +310,7 @@ class Sleeper:
             self._go(Phase.WAKING, durable=False)
             try:
                 end = await self._restore()
-            except (EngineError, OSError) as error:
+            except Exception as error:  # noqa: BLE001  (whatever it was, nobody may be left waking)
                 self._note("wake", error)
                 end = await self._start_fresh(error)
             self._go(Phase.RUNNING, durable=False)
@@ -307,7 +327,7 @@ class Sleeper:
         """Restores the image, trying once more if that fails and the image is whole."""
         image = self._image
         assert image is not None
-        verified = asyncio.ensure_future(_in_thread(lambda: _verdict(image)))
+        verified = asyncio.ensure_future(in_thread(lambda: _verdict(image)))
 
         async def sound() -> bool:
             return await verified == ""
@@ -496,28 +516,3 @@ def _consume(task: asyncio.Task[None]) -> None:
     """Wakes nobody waits for: their failure is in the container's failures and in the log already."""
     if not task.cancelled() and task.exception() is not None:
         log.warning("%s: %s", task.get_name(), task.exception())
-
-
-async def _in_thread[T](work: Callable[[], T]) -> T:
-    """Runs `work` in a thread of its own that ends with it: the shim keeps no thread, so that it may fork."""
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[T] = loop.create_future()
-
-    def finish(value: T | None, error: BaseException | None) -> None:
-        if result.cancelled():
-            return
-        if error is not None:
-            result.set_exception(error)
-        else:
-            result.set_result(value)  # type: ignore[arg-type]
-
-    def run() -> None:
-        try:
-            value = work()
-        except Exception as error:  # noqa: BLE001  (handed to the waiter as it is)
-            loop.call_soon_threadsafe(finish, None, error)
-        else:
-            loop.call_soon_threadsafe(finish, value, None)
-
-    threading.Thread(target=run, daemon=True).start()
-    return await result

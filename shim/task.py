@@ -56,9 +56,9 @@ class TaskService:
         try:
             uris = Uris(request.stdin, request.stdout, request.stderr, request.terminal)
             await container.create(uris, request.rootfs)
-        except (RpcError, EngineError) as error:
+        except (RpcError, EngineError, asyncio.CancelledError):
             self._pod.remove(container.id)
-            raise _rpc(error) from error
+            raise
         self._pod.publish(
             containerd.TaskCreate(
                 container_id=container.id,
@@ -80,16 +80,10 @@ class TaskService:
         container = self._pod.get(request.id)
         if request.exec_id:
             return await self._start_exec(container, container.process(request.exec_id))
-        end = container.children.ended(container.init.pid)
         try:
             await container.start()
         except EngineError as error:
-            container.watch_init(end)
             raise _rpc(error) from error
-        self._pod.publish(containerd.TaskStart(container_id=container.id, pid=container.init.pid))
-        if container.sleeper is not None:
-            container.sleeper.started()
-        container.watch_init(end)
         self._pod.changed(container.id)
         return containerd.StartResponse(pid=container.init.pid)
 
