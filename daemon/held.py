@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import stat
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from architect.gate import GateError, QueueStats
 from architect.untrusted import Unreadable, parse
 
 MESSAGE_BYTES: Final = 4096
@@ -22,13 +24,16 @@ _FDS: Final = 1
 
 
 class Queue(Protocol):
-    """A duplicate of a queue's socket (architect.gate.HeldQueue)."""
+    """A duplicate of a queue's socket (architect.gate.HeldQueue). Its methods raise GateError."""
 
     def fileno(self) -> int:
         """Its descriptor."""
 
     def drain(self) -> int:
         """Reads what the kernel tells of packets; how many there were."""
+
+    def stats(self) -> QueueStats:
+        """What the kernel says of the queue."""
 
     def close(self) -> None:
         """Closes this duplicate; the packets stay held."""
@@ -57,7 +62,9 @@ class HeldPackets:
         return len(self._queues)
 
     async def read(self, path: str) -> None:
-        """Connects to a shim's gate socket and reads until the connection ends. Raises OSError, Confused."""
+        """Connects to a shim's gate socket and reads until the connection ends. Raises OSError, GateError,
+        Confused.
+        """
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as line:
             line.setblocking(False)
@@ -87,14 +94,14 @@ class HeldPackets:
                 raise Confused("the message or its descriptors were cut off")
             else:
                 self._message(data, fds)
-        except (Confused, OSError) as error:
+        except (Confused, GateError, OSError) as error:
             self._end(error)
         finally:
             for fd in fds:
                 os.close(fd)
 
     def _message(self, data: bytes, fds: list[int]) -> None:
-        """Acts on a message; a descriptor that is adopted is taken out of `fds`."""
+        """Acts on a message; a descriptor that is adopted, or lost in trying, is taken out of `fds`."""
         try:
             message = parse(data, limit=MESSAGE_BYTES)
             gate = message.member("gate").text(limit=16)
@@ -104,17 +111,20 @@ class HeldPackets:
         if gate == "open":
             self._drop(container_id)
         elif gate == "closed" and fds:
+            if not stat.S_ISSOCK(os.fstat(fds[0]).st_mode):
+                raise Confused("the descriptor is no socket")
             self._drop(container_id)
-            queue = self._queues[container_id] = self._adopt(fds[0])
-            fds.clear()
+            queue = self._queues[container_id] = self._adopt(fds.pop())
             asyncio.get_running_loop().add_reader(queue.fileno(), self._drain, container_id, queue)
+            if queue.stats().id_sequence:  # an earlier reader may have read of it and died before it acted
+                self._seen(container_id, 0)
         else:
             raise Confused(f"gate {gate!r} with {len(fds)} descriptors")
 
     def _drain(self, container_id: str, queue: Queue) -> None:
         try:
             count = queue.drain()
-        except OSError as error:
+        except GateError as error:
             self._end(error)
             return
         if count:

@@ -17,36 +17,58 @@ from daemon.traffic import TrafficUnknown
 
 
 def adopt(fd: int) -> Queue:
-    """The queue behind a duplicate of its socket."""
+    """The queue behind a duplicate of its socket, which is closed if this fails. Raises GateError."""
     return HeldQueue.from_fd(fd)
 
 
 class NetnsKernel:
-    """The kernel of this node."""
+    """A `traffic.Kernel`: the kernel of this node."""
+
+    def __init__(self) -> None:
+        # For kernels that count packets and do not remember when (nftables' `last` is missing): the count
+        # that was read last, and when it was first read.
+        self._counts: dict[str, tuple[int, int]] = {}
 
     def watch(self, netns: str, container_id: str, ports: Sequence[tuple[int, str]]) -> None:
         """Notes packets to `ports` from now on; what is noted already stays."""
         try:
             PodGate(netns).watch(container_id, [Port(number, protocol) for number, protocol in ports])
-        except (GateError, OSError) as error:
-            raise TrafficUnknown(f"the rules that note packets cannot be set: {error}") from error
+        except GateError as error:
+            raise TrafficUnknown(str(error)) from error
 
     def unwatch(self, netns: str, container_id: str) -> None:
         """Notes them no more."""
+        self._counts.pop(container_id, None)
         try:
             PodGate(netns).unwatch(container_id)
-        except (GateError, OSError) as error:
-            raise TrafficUnknown(f"the rules that note packets cannot be removed: {error}") from error
+        except GateError as error:
+            raise TrafficUnknown(str(error)) from error
 
     def traffic(self, netns: str, status: ContainerStatus, now_ns: int) -> Traffic:
         """The traffic of a container that is watched."""
+        ports = watched_ports(status)
         try:
             activity = PodGate(netns).activity(status.id)
+            if not activity.rules:
+                # Somebody has flushed the pod's rules. What came since nobody knows: begin anew.
+                self.watch(netns, status.id, ports)
+                return Traffic(now_ns)
             connections = 0
             if status.monitor == Monitor.CONNECTIONS:
-                counts = sockets.connections_per_port(status.pid)
-                connections = sum(counts.get(number, 0) for number, _ in watched_ports(status))
-        except (GateError, OSError) as error:
-            raise TrafficUnknown(f"packets and connections cannot be read: {error}") from error
-        idle = activity.idle_seconds
-        return Traffic(None if idle is None else now_ns - int(idle * SECOND), connections)
+                counts = sockets.open_connections(status.pid)
+                connections = sum(counts.get(number, 0) for number, _ in ports)
+        except GateError as error:
+            raise TrafficUnknown(str(error)) from error
+        if activity.idle_seconds is not None:
+            return Traffic(now_ns - int(activity.idle_seconds * SECOND), connections)
+        return Traffic(self._changed_ns(status.id, activity.packets, now_ns), connections)
+
+    def _changed_ns(self, container_id: str, packets: int, now_ns: int) -> int | None:
+        """When the count was first seen as it is now; that is not before its last packet."""
+        if not packets:
+            return None
+        count, since_ns = self._counts.get(container_id, (0, 0))
+        if count != packets:
+            since_ns = now_ns
+            self._counts[container_id] = packets, now_ns
+        return since_ns

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from architect.gate import GateError
 from architect.ttrpc import shim_v1
 from architect.ttrpc.client import Client, RpcError
 from daemon.containers import Pod
@@ -165,7 +166,7 @@ class ShimConnection:
                 pause = Pause()
             except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
                 log.debug("no gate socket yet", extra={"shim": self.key})
-            except (OSError, Confused) as error:
+            except (OSError, GateError, Confused) as error:
                 log.warning(
                     "held packets are left to the shim", extra={"shim": self.key, "reason": str(error)}
                 )

@@ -10,14 +10,13 @@ from typing import Any, Final
 from architect import settings
 from architect.engine import Engine
 from architect.engine.children import Children
-from architect.states import Phase
 from architect.ttrpc import containerd, shim_v1
 from architect.ttrpc.server import Code, RpcError
 from shim.bundle import Bundle
 from shim.container import Container
 from shim.gatekeeper import Gatekeeper
-from shim.process import Status
 from shim.sleeper import Place, Sleeper
+from shim.status import of
 
 STATE_ROOT: Final = "/var/lib/architect"
 LOG_ROOT: Final = "/var/log/architect"
@@ -118,18 +117,7 @@ class Pod:
 
     def status(self, container: Container) -> shim_v1.ContainerStatus:
         """A container as the daemon and people see it."""
-        identity = settings.pod_identity(container.bundle.annotations, strict=False)
-        status = shim_v1.ContainerStatus(
-            id=container.id,
-            name=identity.container,
-            phase=_PHASES[container.init.status],
-            pid=container.init.pid,
-            execs=sum(1 for process in container.execs.values() if process.running()),
-            settings_error=self._errors.get(container.id, ""),
-        )
-        if container.sleeper is not None:
-            container.sleeper.describe(status)
-        return status
+        return of(container, self._errors.get(container.id, ""))
 
     def changed(self, container_id: str) -> None:
         """Tells every watcher how a container is now."""
@@ -154,11 +142,3 @@ class Pod:
                 yield await queue.get()
         finally:
             self._watchers.discard(queue)
-
-
-_PHASES: Final = {
-    Status.CREATED: Phase.CREATED,
-    Status.RUNNING: Phase.RUNNING,
-    Status.PAUSED: Phase.RUNNING,
-    Status.STOPPED: Phase.STOPPED,
-}

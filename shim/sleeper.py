@@ -28,7 +28,6 @@ from architect.files import make_private_dirs
 from architect.gate import GateError, sockets
 from architect.settings import ContainerSettings, PodIdentity
 from architect.states import Answer, Operation, Phase, StateRecord, answer, refusal
-from architect.ttrpc import shim_v1
 from architect.ttrpc.server import Code, RpcError
 from shim.threads import in_thread
 
@@ -426,31 +425,10 @@ class Sleeper:
         assert self._image is not None
         return str(self._image.engine_path)
 
-    def describe(self, status: shim_v1.ContainerStatus) -> None:
-        """Fills in what there is to tell of a managed container."""
-        record, settings = self.record, self.settings
-        status.managed = True
-        status.phase = record.phase
-        status.refusal = self.refusal()
-        status.generation = record.generation
-        status.since_ns = record.since_ns
-        status.idle_ns = settings.idle_ns
-        status.initial_delay_ns = settings.initial_delay_ns
-        status.monitor = settings.monitor
-        status.ports = [shim_v1.Port(number=port.number, protocol=port.protocol) for port in settings.ports]
-        status.image_bytes = self._image_bytes
-        status.saved_bytes = record.saved_bytes
-        status.last_wake_us = record.last_wake_us
-        status.last_wake_cause = record.last_wake_cause
-        status.last_sleep_us = record.last_sleep_us
-        status.failures = [
-            shim_v1.Failure(at_ns=failure.at_ns, operation=failure.operation, reason=failure.reason)
-            for failure in record.failures
-        ]
-        status.active_ns = record.active_ns
-        status.started_ns = record.started_ns
-        status.sleeps = record.sleeps
-        status.wakes = record.wakes
+    @property
+    def image_bytes(self) -> int:
+        """What the image takes on disk; 0 while awake."""
+        return self._image_bytes
 
     def _begin_image(self) -> images.ImageDir:
         place = (self._place.images, self._identity.pod_uid, self._identity.container)

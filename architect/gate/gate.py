@@ -5,8 +5,8 @@ repeated, and a process that starts anew goes on where another was killed. Every
 pod's network namespace and closes it again, since a socket would keep a dead pod's namespace alive.
 
 The trap: a packet that another processor was just carrying past a rule when it was removed reaches the queue
-afterwards. `open` leaves the queue bound; keep it a moment and release once more (`HeldQueue.close` does)
-before it goes.
+afterwards. So `open` leaves the queue bound. Close it some tenths of a second later, and release until then
+whenever it can be read: nothing waits and nothing is lost. Closed at once it waits up to 20 ms instead.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import errno
 import re
 import socket
 from collections.abc import Callable, Collection, Iterable
+from contextlib import closing
 from typing import Final, NamedTuple
 
 from architect.gate import netns, nftables
@@ -27,6 +28,10 @@ from architect.settings import Port
 
 _CONTAINER_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _TRIES: Final = 5
+
+
+Change = tuple[list[Rule], list[Request]]
+"""Rules to remove, and requests that add some."""
 
 
 class Activity(NamedTuple):
@@ -68,7 +73,7 @@ class PodGate:
         try:
             self._change(
                 f"closing the gate of container {container_id}",
-                lambda rules: [*_base(added, means.families), *_removals(rules, tag), *added],
+                lambda rules: (_of(rules, tag), added),
             )
         except GateError:
             queue.close()
@@ -91,7 +96,7 @@ class PodGate:
         means = nftables.probe()
         wanted = [_tuple(local, remote) for local, remote in connections]
 
-        def changes(rules: list[Rule]) -> list[Request]:
+        def changes(rules: list[Rule]) -> Change:
             covered = {rule.tag for rule in rules}
             added: list[Request] = []
             for family in means.families:
@@ -105,7 +110,7 @@ class PodGate:
                         added.append(
                             nftables.add_tuple_gate(family, tag, one, number, native=means.native_queue)
                         )
-            return [*_base(added, means.families), *added]
+            return [], added
 
         self._change(f"extending the gate of container {container_id}", changes)
 
@@ -115,14 +120,15 @@ class PodGate:
         `queue` stays bound and the caller's to close (see the module's trap). Without one, only the rules go:
         what a process that died had closed.
         """
-        tag = _tag("gate", container_id)
-        if queue is not None:
-            queue.release()
+        operation, tag = f"opening the gate of container {container_id}", _tag("gate", container_id)
+        if queue is None:
+            self._change(operation, lambda rules: (_of(rules, tag), []))
+            return
+        queue.release()
         try:
-            self._change(f"opening the gate of container {container_id}", lambda rules: _removals(rules, tag))
+            self._change(operation, lambda rules: (_of(rules, tag), []), queue)
         finally:
-            if queue is not None:
-                queue.release()  # what came until the rules were gone
+            queue.release()  # what came until the rules were gone
 
     def watch(self, container_id: str, ports: Collection[Port]) -> None:
         """Notes packets to exactly these ports from now on; those watched already keep their counts."""
@@ -134,15 +140,15 @@ class PodGate:
             for port in ports
         }
 
-        def changes(rules: list[Rule]) -> list[Request]:
+        def changes(rules: list[Rule]) -> Change:
             there = {(rule.family, rule.tag) for rule in rules}
-            stale = [rule for rule in rules if (rule.family, rule.tag) not in wanted]
+            stale = [rule for rule in _of(rules, tag) if (rule.family, rule.tag) not in wanted]
             added = [
                 nftables.add_watch(family, name, port, last=means.last)
                 for (family, name), port in wanted.items()
                 if (family, name) not in there
             ]
-            return [*_base(added, means.families), *_removals(stale, tag), *added]
+            return stale, added
 
         self._change(f"watching container {container_id}", changes)
 
@@ -153,25 +159,43 @@ class PodGate:
     def activity(self, container_id: str) -> Activity:
         """What has been noted since `watch`."""
         tag = _tag("watch", container_id)
-        with self._talk() as conversation:
+        with closing(self._talk()) as conversation:
             operation = f"reading the activity of container {container_id}"
             found = nftables.rules(conversation, operation, nftables.probe().families)
-        mine = [rule for rule in found if _belongs(rule, tag)]
+        mine = _of(found, tag)
         idle = [rule.idle_ms for rule in mine if rule.idle_ms is not None]
         return Activity(sum(rule.packets for rule in mine), min(idle) / 1000 if idle else None, len(mine))
 
-    def _change(self, operation: str, changes: Callable[[list[Rule]], list[Request]]) -> None:
-        """One batch, computed from the rules as they are; anew when another process was quicker."""
+    def _change(
+        self, operation: str, changes: Callable[[list[Rule]], Change], queue: HeldQueue | None = None
+    ) -> None:
+        """One batch, computed from the rules as they are; anew when another process was quicker.
+
+        `queue`: closes what was used for it, some time later.
+        """
         families = nftables.probe().families
-        with self._talk() as conversation:
+        conversation = self._talk()
+        try:
             for attempt in range(1, _TRIES + 1):
+                removed, added = changes(nftables.rules(conversation, operation, families))
+                requests = [*map(nftables.remove, removed), *added]
+                if added and attempt > 1:
+                    # Not at once: naming a chain that is there already costs the kernel a grace period.
+                    requests = [
+                        request for family in families for request in nftables.base(family)
+                    ] + requests
                 try:
-                    conversation.batch(operation, changes(nftables.rules(conversation, operation, families)))
+                    conversation.batch(operation, requests)
                 except GateError as error:
                     if error.errno == errno.ENOENT and attempt < _TRIES:
-                        continue  # a rule to be removed was gone
+                        continue  # there is no chain yet, or a rule to be removed has gone
                     raise
                 return
+        finally:
+            if queue is None:
+                conversation.close()
+            else:
+                queue.close_with(conversation)
 
     def _talk(self) -> Conversation:
         return Conversation(
@@ -187,17 +211,9 @@ def _tag(kind: str, container_id: str) -> str:
     return f"{kind}:{container_id}"
 
 
-def _belongs(rule: Rule, tag: str) -> bool:
-    return rule.tag == tag or rule.tag.startswith(f"{tag}:")
-
-
-def _base(added: Collection[Request], families: Iterable[int]) -> list[Request]:
-    """Table and chain, when there is something to put into them."""
-    return [request for family in families for request in nftables.base(family)] if added else []
-
-
-def _removals(rules: Iterable[Rule], tag: str) -> list[Request]:
-    return [nftables.remove(rule) for rule in rules if _belongs(rule, tag)]
+def _of(rules: Iterable[Rule], tag: str) -> list[Rule]:
+    """The rules with this tag, or one that begins with it."""
+    return [rule for rule in rules if rule.tag == tag or rule.tag.startswith(f"{tag}:")]
 
 
 def _tuple(local: Endpoint, remote: Endpoint) -> Tuple4:

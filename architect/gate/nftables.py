@@ -19,6 +19,7 @@ import functools
 import socket
 import struct
 from collections.abc import Collection, Iterable
+from contextlib import closing
 from typing import Final, NamedTuple
 
 from architect.gate import netns
@@ -44,6 +45,7 @@ CHAIN: Final = b"prerouting\0"
 INET, IPV4, IPV6 = 1, 2, 10
 """Families of tables, NFPROTO_*; rules in INET see both of the others' packets."""
 
+_WHERE: Final = attribute(1, TABLE) + attribute(2, CHAIN)
 _SUBSYS: Final = 10 << 8
 _NEWTABLE, _NEWCHAIN, _NEWRULE, _GETRULE, _DELRULE = (_SUBSYS | kind for kind in (0, 3, 6, 7, 8))
 _HOOK_PREROUTING, _PRIORITY_RAW = 0, -300
@@ -135,18 +137,12 @@ def add_tuple_gate(family: int, tag: str, connection: Tuple4, queue: int, *, nat
 
 def remove(rule: Rule) -> Request:
     """Removes one rule, by handle."""
-    attributes_ = attribute(1, TABLE) + attribute(2, CHAIN) + attribute(3, struct.pack("!Q", rule.handle))
-    return Request(_DELRULE, 0, rule.family, attributes_)
+    return Request(_DELRULE, 0, rule.family, _WHERE + attribute(3, struct.pack("!Q", rule.handle)))
 
 
 def _add(family: int, tag: str, expressions: Iterable[bytes], *, flags: int) -> Request:
     comment = tag.encode("ascii") + b"\0"
-    attributes_ = (
-        attribute(1, TABLE)
-        + attribute(2, CHAIN)
-        + nested(4, *expressions)
-        + attribute(7, bytes((_COMMENT, len(comment))), comment)
-    )
+    attributes_ = _WHERE + nested(4, *expressions) + attribute(7, bytes((_COMMENT, len(comment))), comment)
     return Request(_NEWRULE, CREATE | flags, family, attributes_)
 
 
@@ -155,16 +151,20 @@ def _expression(name: str, *parts: bytes) -> bytes:
     return nested(1, attribute(1, name.encode("ascii"), b"\0"), data)
 
 
-def _meta(key: int, value: int) -> list[bytes]:
+@functools.cache
+def _meta(key: int, value: int) -> tuple[bytes, ...]:
     load = _expression("meta", attribute(2, struct.pack("!I", key)), attribute(1, _REGISTER))
-    return [load, _equals(bytes((value,)))]
+    return load, _equals(bytes((value,)))
 
 
-def _payload(header: int, offset: int, value: bytes) -> list[bytes]:
-    where = (
-        attribute(key, struct.pack("!I", what)) for key, what in ((2, header), (3, offset), (4, len(value)))
-    )
-    return [_expression("payload", attribute(1, _REGISTER), *where), _equals(value)]
+def _payload(header: int, offset: int, value: bytes) -> tuple[bytes, ...]:
+    return _load(header, offset, len(value)), _equals(value)
+
+
+@functools.cache
+def _load(header: int, offset: int, length: int) -> bytes:
+    where = (attribute(key, struct.pack("!I", what)) for key, what in ((2, header), (3, offset), (4, length)))
+    return _expression("payload", attribute(1, _REGISTER), *where)
 
 
 def _equals(value: bytes) -> bytes:
@@ -181,6 +181,7 @@ def _to_port(port: Port) -> list[bytes]:
     ]
 
 
+@functools.lru_cache(maxsize=16)
 def _verdict(queue: int, *, native: bool) -> bytes:
     if native:
         return _expression(
@@ -199,7 +200,7 @@ def rules(conversation: Conversation, operation: str, families: Iterable[int]) -
     found: list[Rule] = []
     for family in families:  # one by one: a dump of all families ends with the first table of the name
         try:
-            dumped = conversation.dump(operation, _GETRULE, family, attribute(1, TABLE) + attribute(2, CHAIN))
+            dumped = conversation.dump(operation, _GETRULE, family, _WHERE)
         except GateError as error:
             if error.errno == errno.ENOENT:
                 continue
@@ -220,7 +221,9 @@ def parse_rule(message: Message) -> Rule | None:
     if tag is None:
         return None
     packets, idle_ms = 0, None
-    for _, element in attribute_list(found.get(4, b"")):
+    # Gates count nothing, and there may be thousands.
+    elements = attribute_list(found.get(4, b"")) if tag.startswith("watch:") else ()
+    for _, element in elements:
         expression = attributes(element)
         data = attributes(expression.get(2, b""))
         if expression.get(1) == b"counter\0":
@@ -251,7 +254,7 @@ def probe() -> Means:
     Raises GateError when it can not hold packets at all, naming what is missing.
     """
     reasons: list[str] = []
-    with netns.scratch(), Conversation(_here()) as conversation:
+    with netns.scratch(), closing(Conversation(_here())) as conversation:
         for families in ((INET,), (IPV4, IPV6)):
             for native in (True, False):
                 try:

@@ -27,6 +27,9 @@ from architect.gate.netlink import (
     ACK,
     DEADLINE_SECONDS,
     NETLINK_NETFILTER,
+    NO_ENOBUFS,
+    SOL_NETLINK,
+    Conversation,
     Request,
     attribute,
     error_of,
@@ -34,11 +37,11 @@ from architect.gate.netlink import (
     pack,
 )
 
-MAX_HELD: Final = 1 << 17
-"""Packets that one queue holds; the kernel drops what comes on top."""
+MAX_HELD: Final = 1 << 16
+"""Packets that one queue holds; the kernel drops what comes on top (6.18 does so with any higher limit)."""
 
-RECEIVE_BYTES: Final = 128 << 20
-"""Receive buffer: what MAX_HELD unread notices need; it is used only while nobody reads."""
+RECEIVE_BYTES: Final = 64 << 20
+"""Receive buffer: MAX_HELD unread notices of 832 bytes (6.18), and some; used only while nobody reads."""
 
 DRAIN_LIMIT: Final = 1024
 """Notices read by one `drain`: whoever floods a pod must not keep its reader from everything else."""
@@ -50,7 +53,6 @@ _COPY_META: Final = 1
 _FLAG_GSO: Final = 4
 _ACCEPT: Final = 1
 _ALL: Final = 0x7FFFFFFF
-_SOL_NETLINK, _NO_ENOBUFS = 270, 5
 _SO_RCVBUFFORCE: Final = 33
 _SIOCGSKNS: Final = 0x894C
 _NOTICE_BYTES: Final = 4096
@@ -70,12 +72,13 @@ class QueueStats(NamedTuple):
 class HeldQueue:
     """One queue. Whoever opened it unbinds it in `close`; for all others `close` gives up their duplicate."""
 
-    __slots__ = ("_opened", "_socket", "number")
+    __slots__ = ("_opened", "_socket", "_spent", "number")
 
     def __init__(self, sock: socket.socket, number: int, *, opened: bool) -> None:
         """Use `open` or `from_fd`."""
         self._socket = sock
         self._opened = opened
+        self._spent: list[Conversation] = []
         self.number = number
 
     @classmethod
@@ -87,7 +90,7 @@ class HeldQueue:
         try:
             sock.bind((0, 0))
             sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BYTES // 2)  # the kernel doubles it
-            sock.setsockopt(_SOL_NETLINK, _NO_ENOBUFS, 1)
+            sock.setsockopt(SOL_NETLINK, NO_ENOBUFS, 1)
             _bind(sock, number)
         except OSError as error:
             sock.close()
@@ -150,14 +153,21 @@ class HeldQueue:
         verdict = attribute(2, struct.pack("!II", _ACCEPT, _ALL))  # NFQA_VERDICT_HDR
         self._send(Request(_VERDICT_BATCH, 0, 0, verdict, self.number), "releasing the packets of")
 
+    def close_with(self, spent: Conversation) -> None:
+        """Closes `spent` when this queue is closed, before what is held is released for the last time."""
+        self._spent.append(spent)
+
     def close(self) -> None:
         """Releases what is held and unbinds, if we opened it; closes the socket. Closing twice is no error.
 
-        Take the gate's rules away first: what a rule sends to a queue that is not bound is dropped.
+        Take the gate's rules away first: what a rule sends to a queue that is not bound is dropped. Within
+        some 20 ms of that, closing waits until the kernel is done with the rules; later it takes no time.
         """
         if self._socket.fileno() < 0:
             return
         try:
+            while self._spent:
+                self._spent.pop().close()
             if self._opened:
                 self.release()
                 command = attribute(1, struct.pack("!BxH", _UNBIND, 0))

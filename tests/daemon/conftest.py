@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,10 +25,13 @@ from tests.daemon.fake_shim import FakeShim, SocketQueue
 DEADLINE_SECONDS = 20.0
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    """Waits until a condition of this process holds; fails after a long time."""
+async def until(condition: Callable[[], object]) -> None:
+    """Waits until a condition, plain or to be awaited, holds; fails after a long time."""
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while not condition():
+        while True:
+            found = condition()
+            if await found if inspect.isawaitable(found) else found:
+                return
             await asyncio.sleep(0.001)
 
 
@@ -86,11 +90,13 @@ class Box:
     async def ask(self, method: str, path: str) -> tuple[int, Any]:
         """Status and body (JSON, else text) of a request on the unix socket."""
         connector = aiohttp.UnixConnector(self.socket)
-        async with aiohttp.ClientSession(connector=connector) as session:
-            async with session.request(method, f"http://architectd{path}") as answer:
-                if answer.content_type == "application/json":
-                    return answer.status, await answer.json()
-                return answer.status, await answer.text()
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.request(method, f"http://architectd{path}") as answer,
+        ):
+            if answer.content_type == "application/json":
+                return answer.status, await answer.json()
+            return answer.status, await answer.text()
 
     async def state(self, container_id: str) -> str | None:
         """What the daemon holds for a container's state."""
@@ -98,9 +104,16 @@ class Box:
         return next((entry["state"] for entry in body["containers"] if entry["id"] == container_id), None)
 
     async def until_state(self, container_id: str, state: str | None) -> None:
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while await self.state(container_id) != state:
-                await asyncio.sleep(0.001)
+        async def reached() -> bool:
+            return await self.state(container_id) == state
+
+        await until(reached)
+
+    async def until_metric(self, name: str, value: float) -> None:
+        async def reached() -> bool:
+            return await self.metric(name) >= value
+
+        await until(reached)
 
     async def metric(self, name: str) -> float:
         """One sample of the metrics, by its full name with labels."""

@@ -1,6 +1,7 @@
 """A shim that plays a script: real ttrpc on a real unix socket, real SOCK_SEQPACKET gate, no container.
 
-The held-packet queue is one end of a datagram socket pair: `packet()` writes to the other, as the kernel would.
+The held-packet queue is one end of a datagram socket pair: `packet()` writes to the other, as the kernel
+would.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from copy import deepcopy
 from typing import Self
 
+from architect.gate import GateError, QueueStats
 from architect.ttrpc import shim_v1
 from architect.ttrpc.server import Code, Method, RpcError, Server, Stream
 
@@ -24,9 +26,16 @@ def container(container_id: str, name: str = "app", **fields: object) -> shim_v1
     """A managed container that has been running for an hour, ready to sleep after a minute."""
     now = time.time_ns()
     status = shim_v1.ContainerStatus(
-        id=container_id, name=name, phase="RUNNING", pid=1234, managed=True, idle_ns=60 * SECOND,
-        since_ns=now, active_ns=now, started_ns=now - 3600 * SECOND,
-    )  # fmt: skip
+        id=container_id,
+        name=name,
+        phase="RUNNING",
+        pid=1234,
+        managed=True,
+        idle_ns=60 * SECOND,
+        since_ns=now,
+        active_ns=now,
+        started_ns=now - 3600 * SECOND,
+    )
     for field, value in fields.items():
         setattr(status, field, value)
     return status
@@ -34,8 +43,6 @@ def container(container_id: str, name: str = "app", **fields: object) -> shim_v1
 
 class SocketQueue:
     """The daemon's side of a fake queue."""
-
-    opened = 0
 
     def __init__(self, fd: int) -> None:
         self._sock = socket.socket(fileno=fd)
@@ -50,7 +57,12 @@ class SocketQueue:
                 self._sock.recv(64, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return count
+            except OSError as error:
+                raise GateError("reading a queue", error.errno or 5) from error
             count += 1
+
+    def stats(self) -> QueueStats:
+        return QueueStats(0, 0, 0)
 
     def close(self) -> None:
         self._sock.close()
@@ -73,14 +85,16 @@ class FakeShim:
         self.queues: dict[str, tuple[socket.socket, socket.socket]] = {}
         self._pod = pod
         self._watchers: set[asyncio.Queue[shim_v1.WatchEvent]] = set()
-        self._server = Server({
-            shim_v1.SERVICE: {
-                "Describe": Method(shim_v1.DescribeRequest, self._describe),
-                "Hibernate": Method(shim_v1.HibernateRequest, self._hibernate),
-                "Wake": Method(shim_v1.WakeRequest, self._wake),
-                "Watch": Stream(shim_v1.WatchRequest, self._watch),
+        self._server = Server(
+            {
+                shim_v1.SERVICE: {
+                    "Describe": Method(shim_v1.DescribeRequest, self._describe),
+                    "Hibernate": Method(shim_v1.HibernateRequest, self._hibernate),
+                    "Wake": Method(shim_v1.WakeRequest, self._wake),
+                    "Watch": Stream(shim_v1.WatchRequest, self._watch),
+                }
             }
-        })  # fmt: skip
+        )
         self._listener: socket.socket | None = None
 
     async def __aenter__(self) -> Self:
@@ -172,9 +186,14 @@ class FakeShim:
 
     async def _describe(self, _: shim_v1.DescribeRequest) -> shim_v1.DescribeResponse:
         return shim_v1.DescribeResponse(
-            version=1, sandbox_id=f"sandbox-{self.key}", pod_namespace="default", pod_name=self._pod,
-            pod_uid=f"uid-{self.key}", netns=f"/run/netns/{self.key}", containers=list(self.statuses.values()),
-        )  # fmt: skip
+            version=1,
+            sandbox_id=f"sandbox-{self.key}",
+            pod_namespace="default",
+            pod_name=self._pod,
+            pod_uid=f"uid-{self.key}",
+            netns=f"/run/netns/{self.key}",
+            containers=list(self.statuses.values()),
+        )
 
     def _get(self, container_id: str) -> shim_v1.ContainerStatus:
         if container_id not in self.statuses:
@@ -189,9 +208,14 @@ class FakeShim:
         if status.phase == "RUNNING":
             self.close_gate(status.id)
             self.set(
-                status.id, phase="SCALED_DOWN", sleeps=status.sleeps + 1, saved_bytes=50 << 20, image_bytes=20 << 20,
-                last_sleep_us=70_000, since_ns=time.time_ns(),
-            )  # fmt: skip
+                status.id,
+                phase="SCALED_DOWN",
+                sleeps=status.sleeps + 1,
+                saved_bytes=50 << 20,
+                image_bytes=20 << 20,
+                last_sleep_us=70_000,
+                since_ns=time.time_ns(),
+            )
         return shim_v1.HibernateResponse(status=status)
 
     async def _wake(self, request: shim_v1.WakeRequest) -> shim_v1.WakeResponse:
@@ -202,9 +226,14 @@ class FakeShim:
         if status.phase == "SCALED_DOWN":
             now = time.time_ns()
             self.set(
-                status.id, phase="RUNNING", wakes=status.wakes + 1, last_wake_us=41_500, since_ns=now, active_ns=now,
+                status.id,
+                phase="RUNNING",
+                wakes=status.wakes + 1,
+                last_wake_us=41_500,
+                since_ns=now,
+                active_ns=now,
                 last_wake_cause=request.cause,
-            )  # fmt: skip
+            )
             if status.id in self.queues:
                 self.open_gate(status.id)
         return shim_v1.WakeResponse(status=status)

@@ -12,7 +12,7 @@ import pytest
 
 from architect.ttrpc.server import Code, RpcError
 from architect.ttrpc.shim_v1 import Failure
-from tests.daemon.conftest import Box
+from tests.daemon.conftest import Box, until
 from tests.daemon.fake_shim import FakeShim, container
 
 ID = "c0ffee" + "0" * 58
@@ -102,10 +102,14 @@ async def test_a_shim_that_dies_during_a_call_is_said_so(box: Box, shim: FakeShi
 @pytest.mark.parametrize(
     ("fields", "eligible", "sentence"),
     [
-        pytest.param({"refusal": "it has a terminal"}, False, "It cannot hibernate: it has a terminal.", id="refused"),
         pytest.param(
-            {"managed": False, "settings_error": "scaledown-durations.app: is negative"}, False,
-            "its annotations were refused: scaledown-durations.app: is negative", id="its annotations are wrong",
+            {"refusal": "it has a terminal"}, False, "It cannot hibernate: it has a terminal.", id="refused"
+        ),
+        pytest.param(
+            {"managed": False, "settings_error": "scaledown-durations.app: is negative"},
+            False,
+            "its annotations were refused: scaledown-durations.app: is negative",
+            id="its annotations are wrong",
         ),
         pytest.param({"managed": False}, False, "not in the pod's managed-containers", id="not managed"),
         pytest.param({}, True, "It can hibernate.", id="fine"),
@@ -113,19 +117,20 @@ async def test_a_shim_that_dies_during_a_call_is_said_so(box: Box, shim: FakeShi
         pytest.param({}, True, "no network-monitor", id="only exec wakes it"),
         pytest.param({"phase": "SCALED_DOWN"}, True, "It is asleep.", id="asleep"),
     ],
-)  # fmt: skip
+)
 async def test_explain_says_whether_it_can_sleep_and_why_not(
     box: Box, shim: FakeShim, fields: dict[str, Any], eligible: bool, sentence: str
 ) -> None:
     failure = Failure(5, "hibernate", "criu: broken")
     shim.set(ID, **fields, failures=[failure], generation=77)
 
-    async def explained() -> dict[str, Any]:
-        return dict((await box.ask("GET", f"/v1/containers/{ID}/explain"))[1])
+    body: dict[str, Any] = {}
 
-    async with asyncio.timeout(20):
-        while (body := await explained())["generation"] != 77:
-            await asyncio.sleep(0.001)
+    async def explained() -> bool:
+        body.update((await box.ask("GET", f"/v1/containers/{ID}/explain"))[1])
+        return bool(body["generation"] == 77)
+
+    await until(explained)
     assert body["eligible"] is eligible
     assert sentence in " ".join(body["sentences"])
     assert body["failures"] == [{"at_ns": 5, "operation": "hibernate", "reason": "criu: broken"}]
@@ -183,9 +188,7 @@ async def test_labels_of_metrics_do_not_grow_with_what_shims_say(box: Box, shim:
     for number in range(50):
         shim.set(ID, wakes=number + 1, last_wake_cause=f"cause-{number}", phase="RUNNING")
         shim.set(ID, failures=[Failure(number + 1, f"operation-{number}", f"reason {number}")])
-    async with asyncio.timeout(20):
-        while await box.metric('architect_wakes_total{cause="other"}') < 50:
-            await asyncio.sleep(0.001)
+    await box.until_metric('architect_wakes_total{cause="other"}', 50)
     _, text = await box.ask("GET", "/metrics")
     assert "cause-" not in text
     assert "operation-" not in text

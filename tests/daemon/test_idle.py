@@ -38,43 +38,104 @@ def ago(active: float, started: float = 7200) -> Moments:
         pytest.param(status(), ago(61), None, Sleep(), id="idle for longer than its duration: it sleeps"),
         pytest.param(status(), ago(60), None, Sleep(), id="idle for exactly its duration: it sleeps"),
         pytest.param(
-            status(), ago(59), None, WaitUntil(NOW + SECOND, "woken"), id="a second too early: it waits a second"
+            status(),
+            ago(59),
+            None,
+            WaitUntil(NOW + SECOND, "woken"),
+            id="a second too early: it waits a second",
         ),
         pytest.param(
-            status(initial_delay_ns=90 * SECOND), ago(70, started=70), None, WaitUntil(NOW + 20 * SECOND, "initial delay"),
+            status(initial_delay_ns=90 * SECOND),
+            ago(70, started=70),
+            None,
+            WaitUntil(NOW + 20 * SECOND, "initial delay"),
             id="within its initial delay: it waits for its end",
         ),
         pytest.param(
-            status(initial_delay_ns=90 * SECOND), ago(70, started=7200), None, Sleep(),
+            status(initial_delay_ns=90 * SECOND),
+            ago(70, started=7200),
+            None,
+            Sleep(),
             id="the initial delay counts from the start, not from a wake",
         ),
-        pytest.param(status(idle_ns=0), ago(9999), None, WaitUntil(None, "never sleeps"), id="duration 0: never"),
-        pytest.param(status(idle_ns=-5), ago(9999), None, WaitUntil(None, "never sleeps"), id="a negative duration: never"),
-        pytest.param(status(execs=1), ago(9999), None, WaitUntil(None, "an exec is"), id="an exec runs: wait for its end"),
-        pytest.param(status(execs=3), ago(9999), None, WaitUntil(None, "3 execs are"), id="execs run"),
-        pytest.param(status(managed=False), ago(9999), None, WaitUntil(None, "not managed"), id="not managed: never"),
-        pytest.param(status(phase="SCALED_DOWN"), ago(9999), None, WaitUntil(None, "SCALED_DOWN"), id="asleep already"),
-        pytest.param(status(phase="nonsense"), ago(9999), None, WaitUntil(None, "nonsense"), id="a phase from the future"),
-        pytest.param(status(refusal="it has a tty"), ago(9999), None, WaitUntil(None, "it has a tty"), id="it cannot sleep"),
         pytest.param(
-            status(monitor="packets"), ago(9999), Traffic(NOW - 10 * SECOND), WaitUntil(NOW + 50 * SECOND, "packets"),
+            status(idle_ns=0), ago(9999), None, WaitUntil(None, "never sleeps"), id="duration 0: never"
+        ),
+        pytest.param(
+            status(idle_ns=-5),
+            ago(9999),
+            None,
+            WaitUntil(None, "never sleeps"),
+            id="a negative duration: never",
+        ),
+        pytest.param(
+            status(execs=1),
+            ago(9999),
+            None,
+            WaitUntil(None, "an exec is"),
+            id="an exec runs: wait for its end",
+        ),
+        pytest.param(status(execs=3), ago(9999), None, WaitUntil(None, "3 execs are"), id="execs run"),
+        pytest.param(
+            status(managed=False), ago(9999), None, WaitUntil(None, "not managed"), id="not managed: never"
+        ),
+        pytest.param(
+            status(phase="SCALED_DOWN"), ago(9999), None, WaitUntil(None, "SCALED_DOWN"), id="asleep already"
+        ),
+        pytest.param(
+            status(phase="nonsense"),
+            ago(9999),
+            None,
+            WaitUntil(None, "nonsense"),
+            id="a phase from the future",
+        ),
+        pytest.param(
+            status(refusal="it has a tty"),
+            ago(9999),
+            None,
+            WaitUntil(None, "it has a tty"),
+            id="it cannot sleep",
+        ),
+        pytest.param(
+            status(monitor="packets"),
+            ago(9999),
+            Traffic(NOW - 10 * SECOND),
+            WaitUntil(NOW + 50 * SECOND, "packets"),
             id="a packet ten seconds ago: it waits for the rest",
         ),
-        pytest.param(status(monitor="packets"), ago(9999), Traffic(NOW - 60 * SECOND), Sleep(), id="the last packet is old"),
-        pytest.param(status(monitor="packets"), ago(9999), Traffic(None), Sleep(), id="there never was a packet"),
         pytest.param(
-            status(monitor="packets"), ago(9999), Traffic(None, 3), Sleep(), id="open connections do not count as packets"
+            status(monitor="packets"),
+            ago(9999),
+            Traffic(NOW - 60 * SECOND),
+            Sleep(),
+            id="the last packet is old",
         ),
         pytest.param(
-            status(monitor="connections"), ago(9999), Traffic(None, 1), WaitUntil(NOW + 60 * SECOND, "connection is open"),
+            status(monitor="packets"), ago(9999), Traffic(None), Sleep(), id="there never was a packet"
+        ),
+        pytest.param(
+            status(monitor="packets"),
+            ago(9999),
+            Traffic(None, 3),
+            Sleep(),
+            id="open connections do not count as packets",
+        ),
+        pytest.param(
+            status(monitor="connections"),
+            ago(9999),
+            Traffic(None, 1),
+            WaitUntil(NOW + 60 * SECOND, "connection is open"),
             id="an open connection keeps it awake",
         ),
         pytest.param(
-            status(monitor="connections"), ago(9999), Traffic(NOW - 30 * SECOND, 0), WaitUntil(NOW + 30 * SECOND, "packets"),
+            status(monitor="connections"),
+            ago(9999),
+            Traffic(NOW - 30 * SECOND, 0),
+            WaitUntil(NOW + 30 * SECOND, "packets"),
             id="a connection that has just ended still counts",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_is_decided(
     given_status: ContainerStatus, moments: Moments, traffic: Traffic | None, expected: Sleep | WaitUntil
 ) -> None:
@@ -98,9 +159,14 @@ traffics = st.none() | st.builds(Traffic, st.none() | moment, st.integers(0, 10*
 
 
 @given(
-    idle=spans, delay=spans, active=moment, started=moment, traffic=traffics, retry=moment,
+    idle=spans,
+    delay=spans,
+    active=moment,
+    started=moment,
+    traffic=traffics,
+    retry=moment,
     monitor=st.sampled_from(["", "packets", "connections", "?"]),
-)  # fmt: skip
+)
 def test_waiting_as_told_leads_to_sleep_unless_a_connection_stays_open(
     idle: int, delay: int, active: int, started: int, traffic: Traffic | None, retry: int, monitor: str
 ) -> None:

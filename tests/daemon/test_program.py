@@ -29,10 +29,16 @@ def test_arguments_are_read() -> None:
 @pytest.mark.parametrize(
     "argv",
     [
-        ["--kubernetes=on"], ["--restore-limit", "0"], ["--restore-limit", "many"], ["--metrics-address", "9644"],
-        ["--metrics-address", "::1:9644"], ["--metrics-address", "host:70000"], ["--metrics-address", ":1"], ["extra"],
+        ["--kubernetes=on"],
+        ["--restore-limit", "0"],
+        ["--restore-limit", "many"],
+        ["--metrics-address", "9644"],
+        ["--metrics-address", "::1:9644"],
+        ["--metrics-address", "host:70000"],
+        ["--metrics-address", ":1"],
+        ["extra"],
     ],
-)  # fmt: skip
+)
 def test_arguments_without_sense_end_with_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(argv)

@@ -3,12 +3,13 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from architect.ttrpc.server import Code, RpcError
-from architect.ttrpc.shim_v1 import Port
+from architect.ttrpc.shim_v1 import Failure, Port
 from tests.daemon.conftest import Box, until
 from tests.daemon.fake_shim import container
 
@@ -97,13 +98,11 @@ async def test_traffic_that_cannot_be_read_means_awake(box: Box, stack: AsyncExi
     await stack.enter_async_context(box.daemon())
     await box.until_state(ID, "RUNNING")
 
-    async def explained() -> str:
+    async def explained() -> bool:
         _, body = await box.ask("GET", f"/v1/containers/{ID}/explain")
-        return str(body["waiting_for"])
+        return "the netns is gone" in body["waiting_for"]
 
-    async with asyncio.timeout(20):
-        while "the netns is gone" not in await explained():
-            await asyncio.sleep(0.001)
+    await until(explained)
     assert shim.calls == []
     box.kernel.broken = ""
     await box.until_state(ID, "SCALED_DOWN")
@@ -123,7 +122,7 @@ async def test_after_a_failure_it_waits_longer_each_time(box: Box, stack: AsyncE
     await stack.enter_async_context(shim)
     await stack.enter_async_context(box.daemon())
     await box.until_state(ID, "SCALED_DOWN")
-    pauses = [(after - before) * 1e9 for before, after in zip(moments, moments[1:], strict=False)]
+    pauses = [(after - before) * 1e9 for before, after in pairwise(moments)]
     assert all(pause >= SHORT * 2**n for n, pause in enumerate(pauses, 1))
 
 
@@ -146,8 +145,6 @@ async def test_a_sleep_that_was_called_off_is_no_failure(box: Box, stack: AsyncE
 
 
 async def test_failures_that_a_shim_reports_are_counted_by_class(box: Box, stack: AsyncExitStack) -> None:
-    from architect.ttrpc.shim_v1 import Failure
-
     old = Failure(1, "hibernate", "criu: before the daemon came")
     shim = await stack.enter_async_context(box.shim("pod1", container(ID, failures=[old])))
     await stack.enter_async_context(box.daemon())
@@ -155,9 +152,7 @@ async def test_failures_that_a_shim_reports_are_counted_by_class(box: Box, stack
     full = Failure(2, "hibernate", "OSError: No space left on device")
     shim.set(ID, failures=[old, full, Failure(3, "made-up", "who knows")])
     shim.set(ID, execs=1, failures=[old, full, Failure(3, "made-up", "who knows")])
-    async with asyncio.timeout(20):
-        while await box.metric('architect_failures_total{operation="other",reason="other"}') == 0:
-            await asyncio.sleep(0.001)
+    await box.until_metric('architect_failures_total{operation="other",reason="other"}', 1)
     assert await box.metric('architect_failures_total{operation="hibernate",reason="disk_full"}') == 1
     assert await box.metric('architect_failures_total{operation="other",reason="other"}') == 1
     assert await box.metric('architect_failures_total{operation="hibernate",reason="engine"}') == 0
@@ -166,7 +161,7 @@ async def test_failures_that_a_shim_reports_are_counted_by_class(box: Box, stack
 async def test_packets_of_containers_that_stop_or_go_are_noted_no_more(
     box: Box, stack: AsyncExitStack
 ) -> None:
-    watched = {"monitor": "packets", "ports": [Port(80, "TCP")]}
+    watched: dict[str, Any] = {"monitor": "packets", "ports": [Port(80, "TCP")]}
     shim = await stack.enter_async_context(
         box.shim("pod1", container(ID, **watched), container("d" * 64, **watched))
     )

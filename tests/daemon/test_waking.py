@@ -60,9 +60,7 @@ async def test_many_packets_and_a_person_share_one_wake(box: Box, stack: AsyncEx
     people = [asyncio.create_task(box.ask("POST", f"/v1/containers/{ID}/wake")) for _ in range(3)]
     for _ in range(20):
         shim.packet(ID)
-    async with asyncio.timeout(20):
-        while await box.metric("architect_packets_held_total") < 21:
-            await asyncio.sleep(0.001)
+    await box.until_metric("architect_packets_held_total", 21)
     may_wake.set()
     assert [status for status, _ in await asyncio.gather(*people)] == [200, 200, 200]
     assert shim.calls == [("wake", ID, "packet")]
@@ -126,15 +124,14 @@ async def test_restores_are_limited_and_queue_in_order(box: Box, stack: AsyncExi
     await until(lambda: all(shim.readers for shim in shims))
     for number, (shim, container_id) in enumerate(zip(shims, ids, strict=True), 1):
         shim.packet(container_id)
-        async with asyncio.timeout(20):
-            while await box.metric("architect_packets_held_total") < number:
-                await asyncio.sleep(0.001)
+        await box.until_metric("architect_packets_held_total", number)
     await until(lambda: len(order) == 2)
     assert await box.metric("architect_wakes_waiting") == 4
     for done, container_id in enumerate(ids, 1):
         assert order == ids[: min(done + 1, 6)]
         gates[container_id].set()
-        await until(lambda done=done: len(order) == min(done + 2, 6))
+        started = min(done + 2, 6)
+        await until(lambda: len(order) == started)  # noqa: B023  awaited before the loop goes on
     for container_id in ids:
         await box.until_state(container_id, "RUNNING")
 
@@ -166,6 +163,20 @@ async def test_a_new_daemon_takes_over_from_one_that_ended(box: Box, stack: Asyn
     await until(lambda: shim.readers)
     shim.packet(ID)
     await box.until_state(ID, "RUNNING")
+
+
+async def test_a_descriptor_that_is_no_socket_is_refused_and_closed(box: Box, stack: AsyncExitStack) -> None:
+    shim = await stack.enter_async_context(asleep(box))
+    await stack.enter_async_context(box.daemon())
+    await until(lambda: shim.readers)
+    first = shim.readers[0]
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    shim.say(b'{"gate": "closed", "container": "%s"}' % ID.encode(), (write_end,))
+    os.close(write_end)
+    await until(lambda: shim.readers and shim.readers[0] is not first)
+    assert os.read(read_end, 1) == b""  # nobody holds the other end
+    os.close(read_end)
 
 
 @pytest.mark.parametrize(
@@ -210,11 +221,8 @@ async def test_a_queue_that_cannot_be_read_is_left_to_the_shim(box: Box, stack: 
     await stack.enter_async_context(box.daemon())
     await until(lambda: shim.readers)
     first = shim.readers[0]
-    read_end, write_end = os.pipe()  # no socket: reading it as one fails
-    os.write(write_end, b"x")
-    shim.say(b'{"gate": "closed", "container": "%s"}' % ID.encode(), (read_end,))
-    os.close(read_end)
-    os.close(write_end)
+    with socket.socket() as unconnected:  # readable, and reading it fails
+        shim.say(b'{"gate": "closed", "container": "%s"}' % ID.encode(), (unconnected.fileno(),))
     await until(lambda: shim.readers and shim.readers[0] is not first)
     shim.packet(ID)
     await box.until_state(ID, "RUNNING")

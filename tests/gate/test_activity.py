@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import closing
 
 import pytest
 
@@ -135,7 +136,9 @@ def test_a_kernel_without_the_last_expression_still_counts(
 def test_a_table_that_somebody_flushed_is_made_anew(wire: Wire) -> None:
     # A pod that may, may; what counts is that we notice (no rules) and can put it right.
     wire.gate.watch(CONTAINER, [DNS])
-    with Conversation(socket_in(wire.pod.path, socket.AF_NETLINK, socket.SOCK_RAW, 12)) as conversation:
+    with closing(
+        Conversation(socket_in(wire.pod.path, socket.AF_NETLINK, socket.SOCK_RAW, 12))
+    ) as conversation:
         conversation.batch("flushing everything", [Request(10 << 8 | 2, 0, 0, b"")])
     assert wire.gate.activity(CONTAINER).rules == 0
     wire.gate.watch(CONTAINER, [DNS])

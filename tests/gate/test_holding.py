@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -415,6 +416,6 @@ def test_an_error_inside_a_namespace_ends_in_our_own(pod: Namespace) -> None:
 
 
 def _rules(pod: Namespace) -> list[str]:
-    with Conversation(socket_in(pod.path, socket.AF_NETLINK, socket.SOCK_RAW, 12)) as conversation:
+    with closing(Conversation(socket_in(pod.path, socket.AF_NETLINK, socket.SOCK_RAW, 12))) as conversation:
         found = nftables.rules(conversation, "reading the rules", nftables.probe().families)
     return [rule.tag for rule in found]

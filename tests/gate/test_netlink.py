@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ from architect.gate.netlink import (
 from architect.gate.netns import scratch, socket_in
 from architect.gate.nftables import INET, parse_rule
 from architect.gate.queue import parse_row
-from tests.gate.conftest import POD, Wire, closed
+from tests.gate.conftest import Wire, closed
 
 NEWRULE = 10 << 8 | 6
 
@@ -143,7 +144,7 @@ def test_what_is_packed_is_read_back() -> None:
 
 @pytest.mark.root
 def test_a_batch_with_one_wrong_request_changes_nothing_and_tells_the_kernels_reason(wire: Wire) -> None:
-    with Conversation(socket_in(wire.pod.path, socket.AF_NETLINK, socket.SOCK_RAW, 12)) as talk:
+    with closing(Conversation(socket_in(wire.pod.path, socket.AF_NETLINK, socket.SOCK_RAW, 12))) as talk:
         wrong = Request(NEWRULE, 0x400, INET, attribute(1, nftables.TABLE) + attribute(2, b"nosuch\0"))
         add = nftables.add_watch(INET, "watch:c:TCP:80", Port(80, "TCP"), last=True)
         with pytest.raises(GateError, match="trying it") as raised:

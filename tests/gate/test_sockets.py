@@ -197,7 +197,8 @@ HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrn
 
 
 def _line(local: str, remote: str, state: int, *, unread: int = 0, inode: int = 7) -> str:
-    return f"   0: {local} {remote} {state:02X} 00000000:{unread:08X} 00:00000000 00000000     0        0 {inode} 1 0 10\n"
+    queues = f"00000000:{unread:08X}"
+    return f"   0: {local} {remote} {state:02X} {queues} 00:00000000 00000000     0        0 {inode} 1 0 10\n"
 
 
 def test_a_mapped_address_is_written_as_ipv4() -> None:

@@ -1,0 +1,180 @@
+"""The commands of `architect`: they ask, show, and end with 0, 1 (refused, or failed) or 2 (no daemon)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, NoReturn
+
+import click
+
+SOCKET: Final = "/run/architect/architectd.sock"
+_FAILED: Final = 1
+_DOWN: Final = 2
+_PATIENCE_SECONDS: Final = 1.0  # before a spinner says that something goes on
+_LOOK_SECONDS: Final = 10.0
+# The daemon's own deadlines for the shims, and a little for the way.
+_HIBERNATE_SECONDS: Final = 330.0
+_WAKE_SECONDS: Final = 150.0
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+container = click.argument("container")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option("0.1.0", prog_name="architect")
+@click.option(
+    "--socket", default=SOCKET, show_default=True, envvar="ARCHITECT_SOCKET", help="The daemon's socket."
+)
+@click.pass_context
+def cli(context: click.Context, socket: str) -> None:
+    """See, explain, put to sleep and wake the containers of this node.
+
+    CONTAINER is POD/CONTAINER, NAMESPACE/POD/CONTAINER, or the first 8 or more characters of a container's
+    id.
+    """
+    context.obj = socket
+
+
+@cli.command()
+@as_json
+@click.pass_obj
+def status(socket: str, as_json: bool) -> None:
+    """Show every container and what it does."""
+    answer = _ask(socket, "GET", "/v1/containers", _LOOK_SECONDS)
+    if as_json:
+        _print_json(answer)
+        return
+    from architect.cli.tables import show_status
+
+    show_status(answer)
+
+
+@cli.command()
+@container
+@as_json
+@click.pass_obj
+def explain(socket: str, container: str, as_json: bool) -> None:
+    """Say whether CONTAINER can hibernate, why not, and what it waits for."""
+    answer = _ask_about(socket, "GET", container, "explain", _LOOK_SECONDS)
+    if as_json:
+        _print_json(answer)
+        return
+    from architect.cli.tables import show_explanation
+
+    show_explanation(answer)
+
+
+@cli.command()
+@container
+@as_json
+@click.pass_obj
+def hibernate(socket: str, container: str, as_json: bool) -> None:
+    """Put CONTAINER to sleep now, idle or not."""
+    with _spinner(f"putting {container} to sleep"):
+        answer = _ask_about(socket, "POST", container, "hibernate", _HIBERNATE_SECONDS)
+    _print_outcome(answer, as_json)
+
+
+@cli.command()
+@container
+@as_json
+@click.pass_obj
+def wake(socket: str, container: str, as_json: bool) -> None:
+    """Wake CONTAINER; one that is awake stays so."""
+    with _spinner(f"waking {container}"):
+        answer = _ask_about(socket, "POST", container, "wake", _WAKE_SECONDS)
+    _print_outcome(answer, as_json)
+
+
+@cli.command()
+@as_json
+def doctor(as_json: bool) -> None:
+    """Check whether this node can run Architect."""
+    from architect.cli.doctor import examine
+
+    with _spinner("examining this node"):
+        findings = examine()
+    sound = all(finding.passed for finding in findings)
+    if as_json:
+        checks = [
+            {"check": f.check, "passed": f.passed, "detail": f.detail, "cure": f.cure} for f in findings
+        ]
+        _print_json({"passed": sound, "checks": checks})
+    else:
+        from architect.cli.tables import show_findings
+
+        show_findings(findings)
+    if not sound:
+        sys.exit(_FAILED)
+
+
+def _ask_about(socket: str, method: str, name: str, action: str, seconds: float) -> dict[str, Any]:
+    from architect.cli.daemon_api import resource
+
+    return _ask(socket, method, resource(name, action), seconds)
+
+
+def _ask(socket: str, method: str, resource: str, seconds: float) -> dict[str, Any]:
+    """The daemon's answer; ends the program with a sentence when there is none, or it is an error."""
+    from architect.cli import daemon_api
+
+    try:
+        return daemon_api.ask(socket, method, resource, timeout=seconds)
+    except daemon_api.Down as error:
+        _end(str(error), _DOWN)
+    except daemon_api.Failed as error:
+        _end(str(error), _FAILED)
+
+
+def _end(sentence: str, code: int) -> NoReturn:
+    click.echo(f"architect: {printable(sentence)}", err=True)
+    sys.exit(code)
+
+
+def _print_json(answer: dict[str, Any]) -> None:
+    click.echo(json.dumps(answer, indent=2))
+
+
+def _print_outcome(answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(answer)
+        return
+    from architect.cli.tables import show_outcome
+
+    show_outcome(answer)
+
+
+def printable(text: str) -> str:
+    """`text` without anything a terminal would obey: names and reasons come from pods."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+@contextmanager
+def _spinner(doing: str) -> Iterator[None]:
+    """Says what goes on, on a terminal's standard error, if it takes longer than a second."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from threading import Event, Thread
+
+    done = Event()
+
+    def spin() -> None:
+        if done.wait(_PATIENCE_SECONDS):
+            return
+        from rich.console import Console
+        from rich.text import Text
+
+        with Console(stderr=True).status(Text(f"{printable(doing)} ...")):
+            done.wait()
+
+    spinner = Thread(target=spin, daemon=True)
+    spinner.start()
+    try:
+        yield
+    finally:
+        done.set()
+        spinner.join()
