@@ -12,7 +12,7 @@ import os
 import stat
 from typing import Final
 
-__all__ = ["make_private_dirs", "read_whole", "sync_directory", "write_whole"]
+__all__ = ["make_private_dirs", "read_whole", "remove_flat", "sync_directory", "write_whole"]
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -87,3 +87,15 @@ def sync_directory(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_flat(path: str) -> None:
+    """Removes a directory of plain files; none there is no error, and what holds directories is left. Raises
+    OSError.
+    """
+    try:
+        for name in os.listdir(path):
+            os.unlink(os.path.join(path, name))
+        os.rmdir(path)
+    except (FileNotFoundError, IsADirectoryError):
+        return

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 from architect.ttrpc import shim_v1
 from architect.ttrpc.client import Client
@@ -139,7 +140,7 @@ class Daemon:
             self.process.wait(SECONDS)
         self.process = None
 
-    def __enter__(self) -> Daemon:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -15,11 +15,10 @@ from architect.ttrpc.server import Code, RpcError
 from shim.bundle import Bundle
 from shim.container import Container
 from shim.gatekeeper import Gatekeeper
-from shim.sleeper import Place, Sleeper
+from shim.place import Place
+from shim.sleeper import Sleeper
 from shim.status import of
 
-STATE_ROOT: Final = "/var/lib/architect"
-LOG_ROOT: Final = "/var/log/architect"
 _WATCH_KEPT: Final = 256
 
 log = logging.getLogger(__name__)
@@ -83,12 +82,7 @@ class Pod:
     def _sleeper(
         self, container: Container, wanted: settings.ContainerSettings, identity: settings.PodIdentity
     ) -> Sleeper:
-        base = f"{identity.pod_uid}/{identity.container}"
-        place = Place(
-            images=f"{STATE_ROOT}/pods",
-            state=f"{STATE_ROOT}/pods/{base}/state.json",
-            logs=f"{LOG_ROOT}/{base}",
-        )
+        place = Place.of(identity)
         changed = lambda: self.changed(container.id)  # noqa: E731
         return Sleeper(container, wanted, identity, self._engine, self.gatekeeper(container), place, changed)
 

@@ -17,18 +17,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from architect import images
 from architect.engine import Declined, Engine, EngineError, Subject
 from architect.engine.cgroup import resident_bytes
 from architect.engine.children import Ended
-from architect.files import make_private_dirs
+from architect.files import make_private_dirs, remove_flat
 from architect.gate import GateError, sockets
 from architect.settings import ContainerSettings, PodIdentity
 from architect.states import Answer, Operation, Phase, StateRecord, answer, refusal
 from architect.ttrpc.server import Code, RpcError
+from shim.place import Place
 from shim.threads import in_thread
 
 if TYPE_CHECKING:
@@ -43,15 +43,6 @@ log = logging.getLogger(__name__)
 
 class Awake(Exception):
     """The container was needed while it was falling asleep; it runs on. The message says what needed it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a container's state file, images and engine logs are."""
-
-    images: str
-    state: str
-    logs: str
 
 
 class Sleeper:
@@ -180,6 +171,7 @@ class Sleeper:
     async def _fall_asleep(self) -> None:
         container, cgroup = self._container, self._container.cgroup
         assert cgroup is not None
+        self._engine.prepare(self._subject())
         before = sockets.snapshot(cgroup.pids())
         # What listens without being declared is held too: asleep, the kernel would refuse it.
         ports = sorted({*self.settings.ports, *before.listening()})
@@ -235,6 +227,7 @@ class Sleeper:
         """Undoes everything of a sleep that did not come about; if the init really ended, says so."""
         assert self._container.cgroup is not None
         self._container.cgroup.thaw()
+        await self._engine.forget(self._container.id)
         self._go(Phase.RUNNING)
         self.record.active_ns = time.time_ns()
         self._open_gate()
@@ -306,13 +299,13 @@ class Sleeper:
             if self.phase is not Phase.SCALED_DOWN:
                 return  # the sleep did not come about, or the container has ended
             began = time.monotonic_ns()
-            self._go(Phase.WAKING, durable=False)
+            self._go(Phase.WAKING)
             try:
                 end = await self._restore()
             except Exception as error:  # noqa: BLE001  (whatever it was, nobody may be left waking)
                 self._note("wake", error)
                 end = await self._start_fresh(error)
-            self._go(Phase.RUNNING, durable=False)
+            self._go(Phase.RUNNING)
             self._open_gate()
             self.record.active_ns = time.time_ns()
             self.record.wakes += 1
@@ -360,7 +353,7 @@ class Sleeper:
             await self._container.recreate()
         except (EngineError, OSError) as error:
             self._note("fresh start", error)
-            self._go(Phase.RUNNING, durable=False)
+            self._go(Phase.RUNNING)
             self._container.finish_init(Ended(1, time.time_ns()))
             raise RpcError(
                 Code.INTERNAL, f"container {self._container.id} can neither wake nor start: {error}"
@@ -405,6 +398,8 @@ class Sleeper:
         self._open_gate()
         self._drop_image()
         StateRecord.remove(self._place.state)
+        if not self.record.failures:
+            remove_flat(self._place.logs)
 
     def _execs(self) -> int:
         return sum(1 for process in self._container.execs.values() if process.running())
@@ -466,10 +461,13 @@ class Sleeper:
         log.warning("%s of container %s: %s", operation, self._container.id, error)
         self.record.failed(operation, str(error), time.time_ns())
 
-    def _go(self, phase: Phase, *, durable: bool = True) -> None:
-        """Writes the new phase down and tells of it."""
+    def _go(self, phase: Phase) -> None:
+        """Writes the new phase down and tells of it.
+
+        What is written survives us; the loss of power only `_sync` makes it survive, and only a sleeper can.
+        """
         self.record.move(phase, time.time_ns())
-        self._write(durable=durable)
+        self._write(durable=False)
         self._changed()
 
     def _write(self, *, durable: bool) -> None:

@@ -46,6 +46,9 @@ class Engine(Protocol):
     def refusal(self, subject: Subject) -> str:
         """Why this container can not be put to sleep, as a sentence; "" when it can."""
 
+    def prepare(self, subject: Subject) -> None:
+        """Starts ahead what `sleep` will need, to spare frozen time; failing to is no error."""
+
     async def sleep(self, subject: Subject, pid: int, image: str, log_dir: str, decide: Decide) -> None:
         """Dumps the frozen container whose first process is `pid` into directory `image` and ends its
         processes.
@@ -73,4 +76,4 @@ class Engine(Protocol):
         """
 
     async def forget(self, container_id: str) -> None:
-        """Drops what `ready` prepared."""
+        """Drops what `prepare` or `ready` made and nothing has used."""

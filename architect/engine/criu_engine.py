@@ -23,7 +23,7 @@ _NETNS, _STREAMS = FIRST_FD, FIRST_FD + 1
 
 
 class CriuEngine:
-    """Engine `criu` (see `architect.engine.Engine`), with one waiting worker per sleeping container."""
+    """Engine `criu` (see `architect.engine.Engine`), with at most one waiting worker per container."""
 
     def __init__(self, binary: str, children: Children) -> None:
         self._binary = binary
@@ -40,6 +40,13 @@ class CriuEngine:
         if not os.access(self._binary, os.X_OK):
             return f"there is no CRIU at {self._binary} on this node"
         return plan.refusal(subject.spec)
+
+    def prepare(self, subject: Subject) -> None:
+        """See `Engine.prepare`: CRIU takes 10 ms to load its libraries."""
+        try:
+            self._waiting[subject.container_id] = Worker.spawn(self._binary, self._children, {})
+        except EngineError:
+            return  # `sleep` tries again and says what is wrong
 
     async def sleep(self, subject: Subject, pid: int, image: str, log_dir: str, decide: Decide) -> None:
         """See `Engine.sleep`. The dumped processes die by CRIU's hand, their sockets in repair mode: no FIN,
@@ -58,7 +65,9 @@ class CriuEngine:
             return not declined
 
         with ExitStack() as stack:
-            worker = Worker.spawn(self._binary, self._children, {})
+            worker = self._waiting.pop(subject.container_id, None)
+            if worker is None or worker.end.done():
+                worker = Worker.spawn(self._binary, self._children, {})
             options = plan.dump_options(
                 pid=pid,
                 root=subject.rootfs,

@@ -18,7 +18,7 @@ Run = Callable[..., Container]
 _names = count(1)
 
 
-def annotations(
+def managed(
     *names: str, idle: str = "1h", monitor: str = "packets", initial: str = ""
 ) -> dict[str, str]:
     """The annotations of a pod whose containers `names` are managed; `monitor` "" leaves network-monitor out."""
@@ -65,7 +65,7 @@ def run(make_pod: MakePod) -> Run:
         line: str = "listening",
         **wanted: object,
     ) -> Container:
-        notes = {**annotations("app", idle=idle, monitor=monitor, initial=initial), **(extra or {})}
+        notes = {**managed("app", idle=idle, monitor=monitor, initial=initial), **(extra or {})}
         container = make_pod(annotations=notes).start("app", image, ports=ports, **wanted)
         container.await_line(line)
         return container
