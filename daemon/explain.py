@@ -84,8 +84,16 @@ def _sentences(container: Container, due: float | None) -> list[str]:
         elif not status.refusal and container.waiting_for:
             when = "" if due is None else f"; the next look is in {_seconds(due)}"
             said.append(f"It is awake because {container.waiting_for}{when}.")
+        tried = [failure.reason for failure in status.failures if failure.operation == "hibernate"]
+        if container.failures and tried:
+            said.append(f"The last attempt to put it to sleep failed: {tried[-1]}.")
     elif status.phase in Phase.__members__:
         said.append(_DOING[Phase(status.phase)])
+    said.extend(
+        f"It was started fresh instead of woken: {failure.reason}."
+        for failure in status.failures
+        if failure.operation == "fresh start"
+    )
     if status.monitor == Monitor.NONE:
         said.append(_NO_TRAFFIC)
     elif not status.ports:

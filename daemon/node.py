@@ -111,7 +111,7 @@ class Node:
         ports = watched_ports(status)
         if status.phase == Phase.STOPPED:
             self._unwatch(container)
-        elif status.phase == Phase.RUNNING and ports and not container.watched:
+        elif status.phase == Phase.RUNNING and ports and not status.refusal and not container.watched:
             try:
                 self._kernel.watch(container.pod.netns, status.id, ports)
                 container.watched = True

@@ -1,13 +1,13 @@
 """What a node pays for pods that do nothing: memory of the shims, memory and CPU time of the daemon.
 
-The pods of Architect stay until the node ends: that removes them faster than containerd could.
+The last pods stay until the node ends: that removes them faster than containerd could.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -19,16 +19,91 @@ from hack.cri import Container, Cri
 _PODS: Final = 50
 _CONTAINERS: Final = 200
 _AT_A_TIME: Final = 2
-_MINUTE: Final = 60.0
 _WATCHED_SECONDS: Final = 30.0
 _MIB: Final = 1 << 20
-_OURS: Final = re.compile(r"architect-(shim|zygote)|criu")
-_RUNCS: Final = re.compile(r"containerd-shim")
+_OURS: Final = ("architect-shim", "architect-zygot", "criu")  # the kernel keeps 15 bytes of a name
+_RUNCS: Final = ("containerd-shim",)
 
 
 def costs(cri: Cri, figures: Figures) -> None:
     """Everything that is measured by what it takes."""
-    with _many(cri, RUNC, _PODS) as theirs:
-        figures.add("runc_shim_pss", "MiB/pod", _pss(_RUNCS) / _MIB / _PODS)
-        for container in theirs:
-            container.pod.remove()
+    theirs = _start_all(cri, RUNC, _PODS)
+    figures.add("runc_shim_pss", "MiB/pod", _pss(_RUNCS) / _PODS)
+    _in_turns(lambda each: each.pod.remove(), theirs)
+    ours = _start_all(cri, ARCHITECT, _PODS)
+    figures.add("shim_pss_awake", "MiB/pod", _pss(_OURS) / _PODS)
+    _hibernate(ours)
+    figures.add("shim_pss", "MiB/pod", _pss(_OURS) / _PODS)
+    _in_turns(_wake, ours)
+    ours += _start_all(cri, ARCHITECT, _CONTAINERS - _PODS)
+    with Daemon() as daemon:
+        _watch(daemon, "RUNNING", "daemon_cpu_200_idle", figures)
+        _hibernate(ours)
+        _watch(daemon, "SCALED_DOWN", "daemon_cpu_200_sleepers", figures)
+        figures.add("daemon_rss", "MiB", _rss(daemon.pid))
+
+
+def _start_all(cri: Cri, runtime: str, count: int) -> list[Container]:
+    def one(_: int) -> Container:
+        return start(make_pod(cri, runtime), "small")
+
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        started = list(pool.map(one, range(count)))
+    for container in started:
+        container.await_line("listening")
+    return started
+
+
+def _in_turns(work: Callable[[Container], None], containers: Sequence[Container]) -> None:
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        list(pool.map(work, containers))
+
+
+def _hibernate(containers: Sequence[Container]) -> None:
+    for container in containers:
+        with Sleeper(container) as sleeper:
+            sleeper.hibernate()
+
+
+def _wake(container: Container) -> None:
+    with Sleeper(container) as sleeper:
+        sleeper.wake()
+        sleeper.await_settled()
+
+
+def _watch(daemon: Daemon, phase: str, name: str, figures: Figures) -> None:
+    """CPU seconds per minute of a daemon that has nothing to do, once it knows of everything."""
+    await_true(lambda: followed(phase) == _CONTAINERS, f"the daemon follows {_CONTAINERS} containers")
+    began, before = time.monotonic(), _cpu_seconds(daemon.pid)
+    time.sleep(_WATCHED_SECONDS)
+    used, passed = _cpu_seconds(daemon.pid) - before, time.monotonic() - began
+    if followed(phase) != _CONTAINERS:
+        raise RuntimeError(f"not all {_CONTAINERS} containers were {phase} throughout")
+    figures.add(name, "s/min", used * 60 / passed)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system time of a process (proc_pid_stat(5), fields 14 and 15)."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _pss(names: Sequence[str]) -> float:
+    """Proportional memory of all processes with these names, in MiB (proc_pid_smaps(5))."""
+    total = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/comm") as file:
+                if file.read().strip() not in names:
+                    continue
+            with open(f"/proc/{pid}/smaps_rollup") as file:
+                total += next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+    return total * 1024 / _MIB
+
+
+def _rss(pid: int) -> float:
+    with open(f"/proc/{pid}/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS:")) * 1024 / _MIB

@@ -140,4 +140,4 @@ def followed(phase: str) -> int:
         line.sendall(b"GET /v1/containers HTTP/1.0\r\n\r\n")
         answer = b"".join(iter(lambda: line.recv(1 << 16), b""))
     body = json.loads(answer.partition(b"\r\n\r\n")[2])
-    return sum(1 for each in body["containers"] if each["managed"] and each["phase"] == phase)
+    return sum(1 for each in body["containers"] if each["managed"] and each["state"] == phase)

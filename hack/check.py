@@ -17,6 +17,8 @@ import recipe
 import trees
 
 _QUIET = ["-p", "no:cacheprovider"]
+_SHOWN = 20
+"""Of what was left behind, so many are named."""
 _HOST_SCRIPTS = ["node.py", "check.py", "footprint.py", "init.py"]
 _LINT: dict[str, list[str]] = {
     "ruff check": ["ruff", "check", "."],
@@ -89,7 +91,8 @@ def _step(title: str, flavour: recipe.Flavour, argv: list[str], *, node: bool = 
 
 
 def _judged(found: list[str]) -> str:
-    return "FAILED: " + "; ".join(found) if found else "passed"
+    more = f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return "\n  ".join(["FAILED", *found[:_SHOWN]]) + more if found else "passed"
 
 
 if __name__ == "__main__":

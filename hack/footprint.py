@@ -2,14 +2,15 @@
 """What a host has that a box could leave behind: `footprint.py COMMAND...` runs it and tells what remained.
 
 Looks at processes, mounts, network namespaces and links, cgroups, packet filter rules and kernel settings.
-Things of boxes that are alive are not counted; on a busy host something of others may show up, named so that
-a person can tell.
+Things of boxes that somebody still keeps are not counted; on a busy host something of others may show up,
+named so that a person can tell.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,97 +19,115 @@ from collections.abc import Callable, Iterator
 import cgroups
 import recipe
 
-_BOX = "architect-box-"
+_NAME = re.compile(r"architect-box-\w+")
 _VOLATILE = ("fs/", "kernel/ns_last_pid", "kernel/pty/nr", "kernel/random/", "kernel/tainted",
              "net/netfilter/", "net/ipv4/route/", "net/ipv4/conf/", "net/ipv6/conf/", "net/ipv4/neigh/",
              "net/ipv6/neigh/")  # fmt: skip
 """Kernel settings that change by themselves, or appear with every link."""
 
 
+Thing = tuple[str, str]
+"""What is there, and a text that names its box if it belongs to one."""
+
+
 def take() -> dict[str, set[str]]:
-    """What there is now, a set of descriptions per kind."""
-    return {kind: set(look()) for kind, look in _KINDS.items()}
+    """What there is now and belongs to no living box, a set of descriptions per kind."""
+    living = _living()
+    found: dict[str, list[Thing]] = {}
+    for kind, look in _KINDS.items():
+        found[kind] = list(look())
+        living |= _living()  # after each look: a box may live for less than all of them take
+    return {
+        kind: {thing for thing, owner in things if living.isdisjoint(_NAME.findall(owner))}
+        for kind, things in found.items()
+    }
 
 
 def remains(before: dict[str, set[str]], after: dict[str, set[str]]) -> list[str]:
-    """Sentences about what came and stayed; empty when nothing did."""
-    return [f"{kind}: {thing}" for kind in before for thing in sorted(after[kind] - before[kind])]
+    """Sentences about what came and stayed; empty when nothing did. Of a tree of paths only the root."""
+    found = []
+    for kind, things in after.items():
+        came = things - before[kind]
+        roots = (thing for thing in sorted(came) if not any(each in came for each in _parents(thing)))
+        found += [f"{kind}: {thing}" for thing in roots]
+    return found
 
 
-def _processes() -> Iterator[tuple[str, str]]:
-    """(pid, cgroup file) of processes with a memory of their own that no living box owns."""
+def _parents(path: str) -> Iterator[str]:
+    while path.startswith("/") and path != "/":
+        path = os.path.dirname(path)
+        yield path
+
+
+def _living() -> set[str]:
+    """The boxes that somebody keeps, whatever cache they are in."""
+    keepers = (command for _, _, command in _processes() if "box.py keep" in command)
+    return {name for command in keepers for name in _NAME.findall(command)}
+
+
+def _processes() -> Iterator[tuple[str, str, str]]:
+    """(pid, cgroup file, command) of every process."""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):  # it ended meanwhile
             with open(f"/proc/{pid}/cgroup") as file:
                 cgroup = file.read()
-            if not _alive(cgroup):
-                yield pid, cgroup
+            with open(f"/proc/{pid}/cmdline", errors="replace") as file:
+                yield pid, cgroup, file.read().replace("\0", " ")
 
 
-def _alive(path: str) -> bool:
-    """Whether a path or cgroup file names a box whose directory is still there."""
-    _, found, rest = path.partition(_BOX)
-    name = rest.split("/")[0].split()[0] if found and rest else ""
-    return bool(name) and os.path.isdir(os.path.join(recipe.CACHE, "boxes", _BOX + name))
-
-
-def _of_boxes() -> Iterator[str]:
+def _of_boxes() -> Iterator[Thing]:
     own = os.readlink("/proc/self/ns/pid")
-    for pid, cgroup in _processes():
+    for pid, cgroup, command in _processes():
         with contextlib.suppress(OSError):
-            with open(f"/proc/{pid}/cmdline") as file:
-                command = file.read().replace("\0", " ")
-            if (
-                os.readlink(f"/proc/{pid}/ns/pid") != own
-                or recipe.CACHE in command
-                or _BOX in cgroup + command
-            ):
-                yield f"{pid} {command[:120]}"
+            foreign = os.readlink(f"/proc/{pid}/ns/pid") != own
+            if foreign or recipe.CACHE + "/boxes/" in command or _NAME.search(cgroup + command):
+                yield f"{pid} {command[:120]}", cgroup + command
 
 
-def _mounts() -> Iterator[str]:
+def _mounts() -> Iterator[Thing]:
     with open("/proc/self/mountinfo") as file:
         for line in file:
-            yield line.split()[4]
+            yield line.split()[4], line
 
 
-def _network_namespaces() -> Iterator[str]:
-    for pid, _ in _processes():
+def _network_namespaces() -> Iterator[Thing]:
+    for pid, cgroup, command in _processes():
         with contextlib.suppress(OSError):
-            yield os.readlink(f"/proc/{pid}/ns/net")
+            yield os.readlink(f"/proc/{pid}/ns/net"), cgroup + command
     if os.path.isdir("/run/netns"):
-        yield from os.listdir("/run/netns")
+        yield from ((name, "") for name in os.listdir("/run/netns"))
 
 
-def _links() -> Iterator[str]:
-    yield from os.listdir("/sys/class/net")
+def _links() -> Iterator[Thing]:
+    yield from ((name, "") for name in os.listdir("/sys/class/net"))
 
 
-def _cgroups() -> Iterator[str]:
+def _cgroups() -> Iterator[Thing]:
     for point in cgroups.all_hierarchies():
         for path, _, _ in os.walk(point):
-            if not path.endswith((".scope", ".service", ".slice")) and not _alive(path):
-                yield path
+            if not path.endswith((".scope", ".service", ".slice")):
+                yield path, path
 
 
-def _rules() -> Iterator[str]:
+def _rules() -> Iterator[Thing]:
     for argv in (["nft", "--stateless", "list", "ruleset"], ["iptables-save"], ["ip6tables-save"]):
         if shutil.which(argv[0]):
             result = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
-            yield from (line for line in result.stdout.splitlines() if not line.startswith(("#", ":")))
+            lines = result.stdout.splitlines()
+            yield from ((line, "") for line in lines if not line.startswith(("#", ":")))
 
 
-def _settings() -> Iterator[str]:
+def _settings() -> Iterator[Thing]:
     for folder, _, names in os.walk("/proc/sys"):
         for path in (os.path.join(folder, name) for name in names):
             if not path.removeprefix("/proc/sys/").startswith(_VOLATILE):
                 with contextlib.suppress(OSError, UnicodeDecodeError), open(path) as file:
-                    yield f"{path} = {file.read().strip()}"
+                    yield f"{path} = {file.read().strip()}", ""
     with open("/sys/kernel/rcu_expedited") as file:
-        yield f"rcu_expedited = {file.read().strip()}"
+        yield f"rcu_expedited = {file.read().strip()}", ""
 
 
-_KINDS: dict[str, Callable[[], Iterator[str]]] = {
+_KINDS: dict[str, Callable[[], Iterator[Thing]]] = {
     "process": _of_boxes,
     "mount": _mounts,
     "network namespace": _network_namespaces,

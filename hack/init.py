@@ -7,6 +7,7 @@ would look alive to whoever waits for its pid.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -88,7 +89,9 @@ def main(arguments: Sequence[str]) -> int:
     _set_up()
     if "--node" in arguments[:cut]:
         _start_node()
-    return _run(arguments[cut + 1 :])
+    status = _run(arguments[cut + 1 :])
+    _end_everything()
+    return status
 
 
 def _set_up() -> None:
@@ -157,6 +160,20 @@ def _run(argv: Sequence[str]) -> int:
         if pid == command.pid:
             code = os.waitstatus_to_exitcode(status)
             return 128 - code if code < 0 else code
+
+
+def _end_everything() -> None:
+    """Kill all other processes: the kernel would wait for ever for those that cgroup v1 holds frozen."""
+    try:
+        os.kill(-1, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    for path, _, names in os.walk("/sys/fs/cgroup"):
+        if "freezer.state" in names:
+            _write(f"{path}/freezer.state", "THAWED")
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
 
 
 def _restore_signals() -> None:

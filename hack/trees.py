@@ -88,6 +88,7 @@ def _need_mmdebstrap(log: str) -> None:
 def _build_tree(name: str, at: str, log: str) -> None:
     _need_mmdebstrap(log)
     argv = [
+        *("unshare", "--mount", "--propagation=private"),  # its mounts end with it, even when it is killed
         "mmdebstrap",
         "--mode=root",
         "--variant=minbase",

@@ -25,9 +25,10 @@ from architect.engine.cgroup import resident_bytes
 from architect.engine.children import Ended
 from architect.files import make_private_dirs, remove_flat
 from architect.gate import GateError, sockets
-from architect.settings import ContainerSettings, PodIdentity
+from architect.settings import ContainerSettings, PodIdentity, Port
 from architect.states import Answer, Operation, Phase, StateRecord, answer, refusal
 from architect.ttrpc.server import Code, RpcError
+from shim.fresh import awaited, listens_again
 from shim.place import Place
 from shim.threads import in_thread
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _SIGKILL_CODE: Final = 137
 _DEATH_SECONDS: Final = 10.0
+_FRESH_SECONDS: Final = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ class Sleeper:
         self._syncing: asyncio.Task[None] | None = None
         self._held_end: Ended | None = None
         self._held_update: bytes | None = None
+        self._listened: set[Port] = set()
         self._extra: dict[str, Any] = {}
         self._image_bytes = 0
         self.record = StateRecord(container_id=container.id)
@@ -174,7 +177,9 @@ class Sleeper:
         self._engine.prepare(self._subject())
         before = sockets.snapshot(cgroup.pids())
         # What listens without being declared is held too: asleep, the kernel would refuse it.
-        ports = sorted({*self.settings.ports, *before.listening()})
+        listening = before.listening()
+        self._listened = awaited(self.settings.ports, listening)
+        ports = sorted({*self.settings.ports, *listening})
         wakes = (lambda: self.want("packet")) if self.settings.monitor else None
         self._gatekeeper.close(container.id, ports, wakes)
         await cgroup.freeze()
@@ -305,36 +310,35 @@ class Sleeper:
             except Exception as error:  # noqa: BLE001  (whatever it was, nobody may be left waking)
                 self._note("wake", error)
                 end = await self._start_fresh(error)
-            self._go(Phase.RUNNING)
             self._open_gate()
             self.record.active_ns = time.time_ns()
             self.record.wakes += 1
             self.record.last_wake_us = (time.monotonic_ns() - began) // 1000
             self.record.last_wake_cause = cause
+            self._go(Phase.RUNNING)  # last: who is told that it runs is told of this wake, too
             self._container.watch_init(end)
-            self._changed()
             await self._settle()
 
     async def _restore(self) -> asyncio.Future[Ended]:
         """Restores the image, trying once more if that fails and the image is whole."""
         image = self._image
         assert image is not None
-        verified = asyncio.ensure_future(in_thread(lambda: _verdict(image)))
-
-        async def sound() -> bool:
-            return await verified == ""
-
         for last in (False, True):
+            verified = asyncio.ensure_future(in_thread(lambda: _verdict(image)))
+
+            async def sound(verified: asyncio.Future[str] = verified) -> bool:
+                return await verified == ""
+
             try:
                 pid, end = await self._engine.wake(
                     self._subject(), self._image_path(), self._place.logs, self._extra, sound
                 )
                 self._container.init.pid = pid
                 return end
-            except EngineError as error:
-                damage = await verified
-                if damage:
-                    raise EngineError(f"its image is damaged: {damage}") from error
+            except (EngineError, OSError) as error:
+                await asyncio.wait({verified})
+                if verified.exception() is None and verified.result():
+                    raise EngineError(f"its image is damaged: {verified.result()}") from error
                 if last:
                     raise
                 self._note("wake", error)
@@ -346,9 +350,15 @@ class Sleeper:
         """The last resort: the image is put aside for diagnosis, the container starts with empty memory."""
         image, self._image = self._image, None
         assert image is not None
-        aside = images.quarantine(image, str(cause))
-        log.error("container %s STARTS FRESH, its memory is kept in %s: %s", self._container.id, aside, cause)
-        self._note("fresh start", Exception(f"memory lost to the container, kept in {aside}: {cause}"))
+        assert self._container.cgroup is not None
+        await self._engine.forget(self._container.id)
+        self._container.cgroup.kill()  # what a restore left half done; runc would wait for it for long
+        try:
+            fate = f"kept in {images.quarantine(image, str(cause))}"
+        except OSError as error:  # the container must run all the same
+            fate = f"not put aside ({error})"
+        log.error("container %s STARTS FRESH, its memory is %s: %s", self._container.id, fate, cause)
+        self._note("fresh start", Exception(f"memory lost to the container, {fate}: {cause}"))
         try:
             await self._container.recreate()
         except (EngineError, OSError) as error:
@@ -358,7 +368,13 @@ class Sleeper:
             raise RpcError(
                 Code.INTERNAL, f"container {self._container.id} can neither wake nor start: {error}"
             ) from error
-        return self._container.children.ended(self._container.init.pid)
+        end = self._container.children.ended(self._container.init.pid)
+        try:
+            if not await listens_again(self._container.cgroup, self._listened, end, _FRESH_SECONDS):
+                log.warning("container %s started fresh and does not listen", self._container.id)
+        except GateError as error:
+            self._note("fresh start", error)
+        return end
 
     async def _settle(self) -> None:
         """What a wake leaves to be done once the container answers again."""

@@ -38,9 +38,9 @@ def ask(path: str, method: str, resource: str, *, timeout: float) -> dict[str, A
     connection = _Connection(path, timeout)
     try:
         connection.request(method, resource)
-        answer = connection.getresponse()
-        body = answer.read(LONGEST_ANSWER)
-        status = answer.status
+        with connection.getresponse() as answer:
+            body = answer.read(LONGEST_ANSWER)
+            status = answer.status
     except PermissionError as error:
         raise Down(f"{path} is not yours to use: run this as root on the node") from error
     except FileNotFoundError as error:
@@ -50,7 +50,7 @@ def ask(path: str, method: str, resource: str, *, timeout: float) -> dict[str, A
     except TimeoutError as error:
         raise Down(f"architectd gave no answer in {timeout:g} s; its log may say why") from error
     except (OSError, http.client.HTTPException) as error:
-        raise Down(f"what answers on {path} is not architectd: {error or type(error).__name__}") from error
+        raise Down(f"what answers on {path} is not architectd: {type(error).__name__} {error}") from error
     finally:
         connection.close()
     try:

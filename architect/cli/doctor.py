@@ -57,9 +57,13 @@ def run(argv: Sequence[str]) -> Ran:
     """Runs a program; one that cannot run, or takes too long, has status 127 and a sentence for output."""
     try:
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=_PROGRAM_SECONDS,
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_PROGRAM_SECONDS,
             check=False,
-        )  # fmt: skip
+        )
     except OSError as error:
         return Ran(127, f"{argv[0]}: {error.strerror}")
     except subprocess.TimeoutExpired:
@@ -84,9 +88,8 @@ def examine() -> list[Finding]:
 
 def check_root(euid: int) -> Finding:
     """The other checks need root, as the daemon and the shims do."""
-    return Finding(
-        "root", euid == 0, "running as root" if euid == 0 else f"running as user {euid}", "run it with sudo"
-    )
+    detail = "running as root" if euid == 0 else f"running as user {euid}"
+    return Finding("root", euid == 0, detail, "run it with sudo")
 
 
 def check_packets(look: Callable[[], Means]) -> Finding:
@@ -136,7 +139,7 @@ def check_kernel(criu: str, run: Run) -> Finding:
             check,
             False,
             _last_line(ran.output),
-            "use a kernel with CONFIG_CHECKPOINT_RESTORE; `criu check` says more",
+            "run `criu check -v4`; most often the kernel lacks CONFIG_CHECKPOINT_RESTORE",
         )
     return Finding(check, True, "criu check is content")
 

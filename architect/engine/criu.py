@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -80,6 +81,7 @@ class Worker:
         Success is the response's own field: a refusal by CRIU is returned, not raised.
         """
         loop = asyncio.get_running_loop()
+        self.end.add_done_callback(self._hang_up)
         try:
             async with asyncio.timeout(seconds):
                 await loop.sock_sendall(self._channel, encode(Request(type=kind, opts=options)))
@@ -98,6 +100,13 @@ class Worker:
             self._channel.close()
             await asyncio.shield(self._finish())
 
+    def _hang_up(self, _: object) -> None:
+        """A dead worker's half-restored processes may hold its end of the channel: it would not tell of the
+        death. What was answered before stays to be read.
+        """
+        if self._channel.fileno() >= 0:
+            self._channel.shutdown(socket.SHUT_RDWR)
+
     async def _receive(self, loop: asyncio.AbstractEventLoop) -> Response:
         packet = await loop.sock_recv(self._channel, _MESSAGE_MAX)
         if not packet:
@@ -112,6 +121,11 @@ class Worker:
         await asyncio.wait({self.end}, timeout=1.0)
         if not self.end.done():
             await self._children.kill(self.pid, self.end)
+
+    def kill(self) -> None:
+        """Ends it at once, whatever it does; `request` then raises EngineError."""
+        if not self.end.done():
+            os.kill(self.pid, signal.SIGKILL)
 
     async def stop(self) -> None:
         """Ends a worker that was never sent its request."""

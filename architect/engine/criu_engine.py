@@ -120,18 +120,6 @@ class CriuEngine:
         sound: Callable[[], Awaitable[bool]],
     ) -> tuple[int, asyncio.Future[Ended]]:
         """See `Engine.wake`."""
-        worker = self._waiting.pop(subject.container_id, None)
-        if worker is None or worker.end.done():
-            worker = self._restorer(subject)
-        unsound = False
-
-        async def answer(notify: Notify) -> bool:
-            nonlocal unsound
-            if notify.script != "post-restore":
-                return True
-            unsound = not await sound()
-            return not unsound
-
         streams = {name: int(number) for number, name in extra["streams"].items()}
         with ExitStack() as stack:
             options = plan.restore_options(
@@ -145,12 +133,24 @@ class CriuEngine:
                     name: _STREAMS + number for name, number in streams.items() if number in subject.streams
                 },
             )
+            worker = self._waiting.pop(subject.container_id, None)
+            if worker is None or worker.end.done():
+                worker = self._restorer(subject)
+            judged = asyncio.ensure_future(sound())
+            # At once, not when CRIU asks: pages that end too early keep CRIU 4.2 reading for ever.
+            judged.add_done_callback(lambda done: None if _good(done) else worker.kill())
+
+            async def answer(notify: Notify) -> bool:
+                return notify.script != "post-restore" or await judged
+
             response = await worker.request(RequestType.RESTORE, options, RESTORE_SECONDS, answer)
-        if unsound:
-            raise EngineError("the image is damaged: the restore was stopped before anything of it ran")
         if not response.success or response.restore is None:
             raise _failure("restore", response.errmsg, Path(log_dir, "restore.log"))
         return response.restore.pid, self._children.ended(response.restore.pid)
+
+
+def _good(done: asyncio.Future[bool]) -> bool:
+    return not done.cancelled() and done.exception() is None and done.result()
 
 
 def _directory(path: str, stack: ExitStack) -> int:

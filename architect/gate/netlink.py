@@ -184,8 +184,8 @@ class Conversation:
             raise GateError("preparing a netlink socket", error.errno or errno.EIO) from error
 
     def close(self) -> None:
-        """Closes the socket. The kernel (seen on Linux 6.18) lets no netfilter socket of a namespace go before
-        no packet can see any more what was removed there: 8 to 20 ms after a removal.
+        """Closes the socket. The kernel (seen on Linux 6.18) lets no netfilter socket of a namespace go
+        before no packet can see any more what was removed there: 8 to 20 ms after a removal.
         """
         self._socket.close()
 
@@ -252,11 +252,12 @@ class Conversation:
 
     def _discard(self) -> None:
         """Throws away what has been answered already: every request of a batch may have been wrong."""
+        self._socket.settimeout(0)  # with another timeout Python waits for it, whatever the flags say
         try:
             while True:
-                self._socket.recv(1, socket.MSG_DONTWAIT)
+                self._socket.recv(1)
         except BlockingIOError:
-            return
+            self._socket.settimeout(DEADLINE_SECONDS)
 
     def _receive(self, operation: str) -> list[Message]:
         try:

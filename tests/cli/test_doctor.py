@@ -39,10 +39,16 @@ def says(output: str, status: int = 0) -> doctor.Run:
 @pytest.mark.parametrize(
     ("version", "kernel", "passed"),
     [
-        ("4.2.1", "6.18.0-cloud", True), ("4.2", "6.16.0", True), ("4.1.1", "6.16.0", False), ("4.1.1", "6.12.9+deb13", True),
-        ("3.17.1", "6.1.0", False), ("10.0", "7.0", True), ("4.2", "6.18-rc1", True), ("4.1", "6.9", True),
+        ("4.2.1", "6.18.0-cloud", True),
+        ("4.2", "6.16.0", True),
+        ("4.1.1", "6.16.0", False),
+        ("4.1.1", "6.12.9+deb13", True),
+        ("3.17.1", "6.1.0", False),
+        ("10.0", "7.0", True),
+        ("4.2", "6.18-rc1", True),
+        ("4.1", "6.9", True),
     ],
-)  # fmt: skip
+)
 def test_a_criu_that_cannot_dump_sockets_on_this_kernel_fails(
     version: str, kernel: str, passed: bool
 ) -> None:
@@ -102,14 +108,22 @@ def shim(tmp_path: Path) -> str:
         pytest.param("", "", "", id="all is well"),
         pytest.param("io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri", "", id="containerd 1.7"),
         pytest.param("runc-architect]", "runc-other]", "no runtime runc-architect", id="no such runtime"),
-        pytest.param("shim-runc-architect-v1", "shim-runc-v2", "is of type io.containerd.runc.v2", id="another shim"),
-        pytest.param('runtime_path = "', 'runtime_path = "/nowhere', "cannot be run", id="the shim is not there"),
-        pytest.param('"architect.loopholelabs.io/*"', "", "managed-containers", id="pod annotations do not arrive"),
-        pytest.param("io.kubernetes.container.*", "io.other.*", "io.kubernetes.container.ports", id="nor the ports"),
+        pytest.param(
+            "shim-runc-architect-v1", "shim-runc-v2", "is of type io.containerd.runc.v2", id="another shim"
+        ),
+        pytest.param(
+            'runtime_path = "', 'runtime_path = "/nowhere', "cannot be run", id="the shim is not there"
+        ),
+        pytest.param(
+            '"architect.loopholelabs.io/*"', "", "managed-containers", id="pod annotations do not arrive"
+        ),
+        pytest.param(
+            "io.kubernetes.container.*", "io.other.*", "io.kubernetes.container.ports", id="nor the ports"
+        ),
         pytest.param("[plugins", "[[plugins", "no TOML", id="broken"),
         pytest.param("plugins.", "plugs.", "no runtime", id="no plugins"),
     ],
-)  # fmt: skip
+)
 def test_what_containerd_must_know(shim: str, old: str, new: str, expected: str) -> None:
     config = GOOD.format(shim=shim).replace(old, new) if old else GOOD.format(shim=shim)
     finding = check_containerd(says(config))
@@ -145,10 +159,13 @@ nonsense
 @pytest.mark.parametrize(
     ("path", "passed", "kind"),
     [
-        ("/var/lib/architect", True, "xfs"), ("/var/lib/architect more", False, "tmpfs"), ("/memory/x", False, "tmpfs"),
-        ("/memoryless", True, "ext4"), ("/over/x", True, "btrfs"),
+        ("/var/lib/architect", True, "xfs"),
+        ("/var/lib/architect more", False, "tmpfs"),
+        ("/memory/x", False, "tmpfs"),
+        ("/memoryless", True, "ext4"),
+        ("/over/x", True, "btrfs"),
     ],
-)  # fmt: skip
+)
 def test_images_must_not_lie_in_memory(path: str, passed: bool, kind: str) -> None:
     finding = check_disk(path, MOUNTS)
     assert (finding.passed, f"on {kind} " in finding.detail) == (passed, True)
@@ -172,5 +189,5 @@ def test_doctor_shows_each_check_with_its_cure_and_ends_with_1_if_one_fails(
     assert "pass  root: running as root" in lines
     answer = json.loads(CliRunner().invoke(cli, ["doctor", "--json"]).output)
     assert answer["passed"] is False
-    assert [check["check"] for check in answer["checks"]][0] == "root"
+    assert answer["checks"][0]["check"] == "root"
     assert os.environ["PATH"] == "/nowhere"

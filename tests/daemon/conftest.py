@@ -17,6 +17,7 @@ import pytest
 from architect.ttrpc import shim_v1
 from architect.ttrpc.shim_v1 import ContainerStatus
 from daemon.arguments import Settings
+from daemon.held import Queue
 from daemon.idle import Traffic
 from daemon.service import running
 from daemon.traffic import TrafficUnknown
@@ -74,13 +75,14 @@ class Box:
         self.shims = str(directory / "shims")
         self.socket = str(directory / "architectd.sock")
         self.kernel = ScriptedKernel()
+        self.adopt: Callable[[int], Queue] = SocketQueue
         self.restore_limit = 2
         os.makedirs(self.shims, mode=0o700, exist_ok=True)
 
     @asynccontextmanager
     async def daemon(self) -> AsyncIterator[asyncio.Task[None]]:
         settings = Settings(self.run_dir, ("127.0.0.1", 0), self.restore_limit)
-        async with running(settings, self.kernel, SocketQueue) as discovery:
+        async with running(settings, self.kernel, self.adopt) as discovery:
             yield discovery
             assert not discovery.done()
 

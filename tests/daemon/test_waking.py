@@ -141,13 +141,20 @@ async def test_a_shim_that_goes_away_takes_its_descriptors_and_containers_along(
 ) -> None:
     other = await stack.enter_async_context(asleep(box, "pod2", "d" * 64))
     await stack.enter_async_context(box.daemon())
-    await until(lambda: other.readers)
-    before = len(os.listdir("/proc/self/fd"))
-    async with asleep(box) as shim:
-        await until(lambda: shim.readers)
-        await box.until_state(ID, "SCALED_DOWN")
-    await box.until_state(ID, None)
-    await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+    ours, lent = socket.socketpair()
+    with ours:
+        ours.setblocking(False)
+        async with asleep(box) as shim:
+            await until(lambda: shim.readers and other.readers)
+            await box.until_state(ID, "SCALED_DOWN")
+            with lent:
+                shim.say(b'{"gate": "closed", "container": "one more"}', (lent.fileno(),))
+            await box.until_metric("architect_gates_closed", 3)
+            with pytest.raises(BlockingIOError):  # the daemon holds the other end
+                ours.recv(1)
+        await box.until_state(ID, None)
+        async with asyncio.timeout(20):
+            assert await asyncio.get_running_loop().sock_recv(ours, 1) == b""
     other.packet("d" * 64)
     await box.until_state("d" * 64, "RUNNING")
 

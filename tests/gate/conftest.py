@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
@@ -157,8 +158,6 @@ def finish_connect(sock: socket.socket) -> None:
 
 def until(condition: Callable[[], bool]) -> None:
     """Looks again and again, since for what a table of the kernel says there is nothing to wait on."""
-    import time
-
     end = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < end, "it never came about"

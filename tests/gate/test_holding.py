@@ -16,6 +16,7 @@ import pytest
 from architect.gate import Endpoint, GateError, HeldQueue, PodGate, Port, nftables
 from architect.gate.netlink import Conversation
 from architect.gate.netns import read_in, socket_in
+from architect.gate.queue import MAX_HELD
 from tests.gate.conftest import (
     CONTAINER,
     DEADLINE,
@@ -131,6 +132,19 @@ def test_a_flood_is_read_in_portions(wire: Wire) -> None:
         wire.gate.open(CONTAINER, queue)
 
 
+def test_what_no_queue_can_hold_is_dropped_and_counted_not_let_through(wire: Wire) -> None:
+    server, sock = wire.pod.open(socket.SOCK_DGRAM), wire.client.open(socket.SOCK_DGRAM)
+    server.bind(("", 5353))
+    with closed(wire.gate, DNS) as queue:
+        for _ in range(MAX_HELD + 100):
+            sock.sendto(b"x", (POD[0], 5353))
+        assert queue.stats() == (MAX_HELD, MAX_HELD, 100)
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.recv(1)
+        wire.gate.open(CONTAINER, queue)
+
+
 def test_a_datagram_in_fragments_arrives_whole(wire: Wire) -> None:
     server, sock = wire.pod.open(socket.SOCK_DGRAM), wire.client.open(socket.SOCK_DGRAM)
     server.bind(("", 5353))
@@ -151,6 +165,7 @@ def test_a_large_upload_is_held_whole_and_goes_on(wire: Wire) -> None:
     with closed(wire.gate, HTTP) as queue:
         sock.send(data)
         assert readable(queue)
+        assert queue.stats().id_sequence < 5, "ten segments at once were one or two packets"
         wire.gate.open(CONTAINER, queue)
         received = b""
         while len(received) < len(data):
