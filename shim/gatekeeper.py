@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from architect.gate import Endpoint, GateError, HeldQueue, PodGate
+from architect.gate import GateError, HeldQueue, PodGate, sockets
 from architect.settings import Port
 
 _BACKLOG: Final = 8
@@ -62,10 +62,10 @@ class Gatekeeper:
         if on_packet is None or not self._lend(container_id, held):
             self._serve(container_id, held)
 
-    def extend(self, container_id: str, connections: list[tuple[Endpoint, Endpoint]]) -> None:
-        """Holds the packets of these connections too: (local, remote) of each. Raises GateError."""
-        if connections:
-            self._gate.extend(container_id, connections, self._held[container_id].queue.number)
+    def extend(self, container_id: str, found: sockets.Sockets) -> None:
+        """Holds what the frozen container's sockets are found to wait for, too. Raises GateError."""
+        number = self._held[container_id].queue.number
+        self._gate.extend(container_id, found.connections(), number, found.listening())
 
     def packets_seen(self, container_id: str) -> bool:
         """Whether any packet has come since the gate was closed."""
@@ -116,14 +116,16 @@ class Gatekeeper:
         self._drop_reader()
         self._reader = connection
         asyncio.get_running_loop().add_reader(connection.fileno(), self._hear)
-        for container_id, held in self._held.items():
+        for container_id, held in list(self._held.items()):
             if held.on_packet is not None and self._lend(container_id, held):
                 self._stop_serving(held)
+                if self.packets_seen(container_id):  # by a reader before this one, perhaps, that did not act
+                    held.on_packet()
 
     def _hear(self) -> None:
         """The reader never speaks: what can be read is its end (or nonsense, treated the same)."""
         self._drop_reader()
-        for container_id, held in self._held.items():
+        for container_id, held in list(self._held.items()):
             self._serve(container_id, held)
             if held.on_packet is not None and self.packets_seen(container_id):
                 held.on_packet()

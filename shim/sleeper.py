@@ -187,7 +187,7 @@ class Sleeper:
             raise EngineError("its first process has ended")
         pids = cgroup.pids()
         frozen = sockets.snapshot(pids)
-        self._gatekeeper.extend(container.id, frozen.connections())
+        self._gatekeeper.extend(container.id, frozen)
         self._raise_if_needed(pids)
         self.record.saved_bytes = resident_bytes(pids)
         self._image = self._begin_image()

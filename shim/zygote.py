@@ -17,6 +17,7 @@ from typing import Final
 # asyncio imports ssl if it can; nothing here speaks TLS, and it is a third of the memory.
 sys.modules["ssl"] = None  # type: ignore[assignment]
 
+from architect.gate import GateError, nftables  # noqa: E402
 from shim.serve import Post, serve  # noqa: E402
 
 _POST_MAX: Final = 16384
@@ -31,6 +32,10 @@ def run(listener_fd: int) -> None:
     os.chdir("/")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims that end are no concern of ours
     name_process(b"architect-zygote")
+    try:
+        nftables.probe()  # 20 ms that each shim would spend again
+    except GateError:
+        pass  # a shim that has to hold packets says so, and why
     gc.collect()
     gc.freeze()
     while True:
