@@ -1,4 +1,4 @@
-"""`runc restore` of one of our images, beside the sleeper it is of: the least that a wake could cost with runc.
+"""`runc restore` of one of our images, beside the sleeper it is of: what a wake would cost with runc.
 
 Our names for what lies outside the container are runc's, so its image needs one file more: what the standard
 streams were. The restored container has its own cgroup, takes the sleeper's root file system and the pod's
@@ -49,7 +49,7 @@ class BareRestore:
             json.dump(spec, file)
 
     def once(self) -> tuple[float, float]:
-        """Milliseconds of `runc restore`, and of CRIU's part of it by its own log. Raises CalledProcessError."""
+        """Milliseconds of `runc restore`, and of CRIU's part of it (its log). Raises CalledProcessError."""
         reader, writer = os.pipe()  # the restored streams want pipes
         try:
             began = time.perf_counter()

@@ -95,7 +95,7 @@ def _execs(cri: Cri, figures: Figures) -> None:
 
 
 def _calls(cri: Cri, figures: Figures) -> None:
-    """Task.State, the way containerd calls it; the client is as cheap as can be, for it is not what counts."""
+    """Task.State, the way containerd calls it; the client is as cheap as can be: it is not what counts."""
     with make_pod(cri, ARCHITECT) as pod:
         app = start(pod, "small")
         request = rpc.Request(
@@ -113,6 +113,6 @@ def _calls(cri: Cri, figures: Figures) -> None:
                 with figures.timed("task_call", unit="us"):
                     line.sendall(frame)
                     answer = line.recv(1 << 16)
-            found = codec.decode(rpc.Response, frames.FrameParser().feed(answer)[0].payload)
-            if rpc.error_of(found.status) is not None:
-                raise RuntimeError(f"State answered {found.status}")
+                found = codec.decode(rpc.Response, frames.FrameParser().feed(answer)[0].payload)
+                if rpc.error_of(found.status) is not None:
+                    raise RuntimeError(f"State answered {found.status}")

@@ -75,6 +75,9 @@ def _descriptors() -> dict[int, str]:
 def _children() -> set[int]:
     found: set[int] = set()
     for thread in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{thread}/children", encoding="ascii") as file:
-            found.update(map(int, file.read().split()))
+        try:
+            with open(f"/proc/self/task/{thread}/children", encoding="ascii") as file:
+                found.update(map(int, file.read().split()))
+        except FileNotFoundError:
+            continue  # a thread that has just ended; its children are another's now
     return found

@@ -32,11 +32,22 @@ class _Unix(http.client.HTTPConnection):
 
 def ask(path: str, method: str = "GET") -> tuple[int, dict[str, Any]]:
     """Status and body of the daemon's answer."""
+    status, body = _ask(path, method)
+    return status, json.loads(body)
+
+
+def metric(name: str) -> float:
+    """One of the daemon's metrics."""
+    lines = _ask("/metrics", "GET")[1].decode().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
+
+def _ask(path: str, method: str) -> tuple[int, bytes]:
     connection = _Unix("architectd", timeout=60)
     try:
         connection.request(method, path)
         answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
+        return answer.status, answer.read()
     finally:
         connection.close()
 

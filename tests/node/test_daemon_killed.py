@@ -6,19 +6,17 @@ import contextlib
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from architect.gate import HeldQueue
-from architect.ttrpc.client import RpcError
 from hack import cri_messages as m
 from hack.control import Daemon, await_phase, await_true, hibernate, shim_socket, status
 from hack.cri import Container
-from tests.node.asking import ask, explain, get
+from tests.node.asking import ask, explain, get, metric
 from tests.node.conftest import Run
 
 MANY = 5_000
@@ -86,11 +84,11 @@ def count(run: Run) -> Callable[..., Container]:
     return start
 
 
-def asleep_under(daemon: Daemon, app: Container) -> None:
+def asleep_under_a_daemon(app: Container) -> None:
     """Asleep, known to be by the daemon, which reads the queue."""
     await_true(lambda: bool(explain(app)), "the daemon knows the container")
     hibernate(app)
-    await_true(lambda: queues_of(daemon.pid) == 1, "the daemon has the queue")
+    await_true(lambda: metric("architect_gates_closed") == 1, "the daemon has the queue")
     await_true(lambda: explain(app)["state"] == "SCALED_DOWN", "the daemon knows that it sleeps")
 
 
@@ -115,7 +113,7 @@ def test_killed_while_asleep_with_5000_packets_held(
     count: Callable[..., Container], daemon: Daemon, restarted: bool
 ) -> None:
     app = count()
-    asleep_under(daemon, app)
+    asleep_under_a_daemon(app)
     pause(daemon)
     with Client(app) as client:
         client.send(MANY)
@@ -130,7 +128,7 @@ def test_killed_between_getting_one_packet_and_acting_on_it(
     count: Callable[..., Container], daemon: Daemon, restarted: bool
 ) -> None:
     app = count()
-    asleep_under(daemon, app)
+    asleep_under_a_daemon(app)
     pause(daemon)
     with Client(app) as client:
         client.send(1)
@@ -176,7 +174,7 @@ def test_killed_while_waking_with_5000_packets_held(
     count: Callable[..., Container], daemon: Daemon, restarted: bool
 ) -> None:
     app = count(heap=100)
-    asleep_under(daemon, app)
+    asleep_under_a_daemon(app)
     pause(daemon)
     with Client(app) as client:
         client.send(MANY)
@@ -222,7 +220,7 @@ def test_the_next_reader_learns_of_what_the_last_one_took_and_did_not_act_upon(
 
 
 @contextlib.contextmanager
-def reader(app: Container):  # type: ignore[no-untyped-def]
+def reader(app: Container) -> Iterator[HeldQueue]:
     """A daemon of the test's own: it gets the queue, and does nothing more than its test does."""
     path = shim_socket(app.pod).removesuffix(".sock") + ".gate"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:

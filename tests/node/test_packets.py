@@ -34,14 +34,16 @@ _FIRST_SYN_AGAIN_SECONDS = 1.0  # RFC 6298: the first retransmission of a SYN
 
 @dataclass(frozen=True)
 class Origin:
-    """A place that packets come from; `targets`: the pod's addresses there. `namespace` "": the node's own."""
+    """A place that packets come from; `targets`: the pod, seen from there. `namespace` "": the node's own."""
 
     namespace: str
     targets: dict[Family, str]
 
     def open(self, family: Family, kind: int = socket.SOCK_STREAM) -> socket.socket:
         """A socket of this place."""
-        found = netns.socket_in(self.namespace, family, kind) if self.namespace else socket.socket(family, kind)
+        found = (
+            netns.socket_in(self.namespace, family, kind) if self.namespace else socket.socket(family, kind)
+        )
         found.settimeout(SECONDS)
         return found
 
@@ -249,9 +251,7 @@ class Swarm:
 async def _hibernate(client: Client, container: Container) -> None:
     request = shim_v1.HibernateRequest(container_id=container.id)
     try:
-        await client.call(
-            shim_v1.SERVICE, "Hibernate", request, shim_v1.HibernateResponse, timeout=SECONDS
-        )
+        await client.call(shim_v1.SERVICE, "Hibernate", request, shim_v1.HibernateResponse, timeout=SECONDS)
     except RpcError as error:
         if error.code is not Code.ABORTED:
             raise
