@@ -127,7 +127,7 @@ class Daemon:
         return Path(self._log).read_text()
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill -9."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:

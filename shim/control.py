@@ -65,5 +65,9 @@ class ControlService:
     def _sleeper(self, container_id: str) -> Sleeper:
         container = self._pod.get(container_id)
         if container.sleeper is None:
-            raise RpcError(Code.FAILED_PRECONDITION, f"container {container_id} is not managed by Architect")
+            why = self._pod.status(container).settings_error
+            why = why or "the pod's managed-containers annotation does not name it"
+            raise RpcError(
+                Code.FAILED_PRECONDITION, f"container {container_id} is not managed by Architect: {why}"
+            )
         return container.sleeper

@@ -1,4 +1,6 @@
-"""Tests on a real node: containerd, runc, CRIU and packets, in a box made by hack/node.py (one box for the run)."""
+"""Tests on a real node: containerd, runc, CRIU and packets, in a box made by hack/node.py (one box for the
+run).
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,8 @@ Run = Callable[..., Container]
 _names = count(1)
 
 
-def managed(
-    *names: str, idle: str = "1h", monitor: str = "packets", initial: str = ""
-) -> dict[str, str]:
-    """The annotations of a pod whose containers `names` are managed; `monitor` "" leaves network-monitor out."""
+def managed(*names: str, idle: str = "1h", monitor: str = "packets", initial: str = "") -> dict[str, str]:
+    """The annotations of a pod whose containers `names` are managed; `monitor` "": no network-monitor."""
     found = {
         PREFIX + "managed-containers": json.dumps(list(names)),
         PREFIX + "scaledown-durations": json.dumps(dict.fromkeys(names, idle)),
