@@ -54,7 +54,7 @@ def wake(container: Container, cause: str = "request") -> shim_v1.ContainerStatu
 
 
 def await_phase(container: Container, *phases: str, seconds: float = SECONDS) -> shim_v1.ContainerStatus:
-    """The container's status once it is in one of `phases`, told by the shim; TimeoutError after `seconds`."""
+    """The container's status once it is in one of `phases`, told by its shim; TimeoutError if never."""
 
     async def watch() -> shim_v1.ContainerStatus:
         client = await Client.connect(shim_socket(container.pod), timeout=seconds)

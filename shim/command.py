@@ -10,10 +10,8 @@ import os
 import socket
 import sys
 
-VERSION = "0.1.0"
-RUN_DIR = "/run/architect"
-SHIM_DIR = RUN_DIR + "/shims"
-_SUN_PATH_MAX = 107
+from shim.address import RUN_DIR, SHIM_DIR, VERSION, socket_path
+
 _BACKLOG = 128
 _PROTOCOL_MAX = 3
 _ZYGOTE_SECONDS = 20.0
@@ -97,16 +95,6 @@ def start(program: str, flags: dict[str, str]) -> str:
         return address
     version = min(_PROTOCOL_MAX, int(newest))
     return json.dumps({"version": version, "address": address, "protocol": "ttrpc"})
-
-
-def socket_path(namespace: str, group: str) -> str:
-    """The socket of the shim that serves pod `group` of a containerd namespace."""
-    path = f"{SHIM_DIR}/{namespace}-{group}.sock"
-    if len(path) <= _SUN_PATH_MAX:
-        return path
-    import hashlib  # ids of kubelet and CRI are short enough; people's own may not be
-
-    return f"{SHIM_DIR}/{hashlib.sha256(f'{namespace}/{group}'.encode()).hexdigest()}.sock"
 
 
 def _plain(value: str) -> str:

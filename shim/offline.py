@@ -11,8 +11,8 @@ import time
 from architect.ttrpc import containerd, runtime_info
 from architect.ttrpc.codec import encode
 from shim import mounts
+from shim.address import VERSION, socket_path
 from shim.bundle import RUNC_ROOT, safe_id
-from shim.command import VERSION, socket_path
 
 RUNTIME_FILE = "architect-runtime.json"
 

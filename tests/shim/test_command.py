@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shim.command import Usage, parse, socket_path
+from shim.address import socket_path
+from shim.command import Usage, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "shim" / "containerd-shim-runc-architect-v1"
