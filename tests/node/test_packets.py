@@ -209,23 +209,28 @@ class Swarm:
         self._container = container
         self._ways = ways
         self._changed = asyncio.Condition()
-        self.phase = ""
+        self.phases: list[str] = []
         self.opened: Counter[str] = Counter()
         self.answers: list[int] = []
 
     async def follow(self, client: Client) -> None:
-        """Keeps `phase` as the shim tells it."""
+        """Notes every phase that the shim tells of."""
         request = shim_v1.WatchRequest()
         async for event in client.stream(shim_v1.SERVICE, "Watch", request, shim_v1.WatchEvent):
             if event.status is not None and event.status.id == self._container.id:
                 async with self._changed:
-                    self.phase = event.status.phase
+                    self.phases.append(event.status.phase)
                     self._changed.notify_all()
 
-    async def reached(self, *phases: str) -> None:
-        """Returns when the container is in one of the phases."""
+    async def reached(self, *phases: str, since: int) -> None:
+        """Returns when the container has been in one of `phases` after its first `since` ones."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self.phase in phases)
+            await self._changed.wait_for(lambda: not set(phases).isdisjoint(self.phases[since:]))
+
+    @property
+    def phase(self) -> str:
+        """Where the container is."""
+        return self.phases[-1]
 
     async def connect(self) -> None:
         """One connection, one request, one answer."""
@@ -259,30 +264,27 @@ async def _hibernate(client: Client, container: Container) -> None:
 
 async def _swarm(app: Container, swarm: Swarm) -> None:
     """Rounds of 10 connections that begin while it falls asleep, sleeps, or wakes, in turn."""
-    beginnings = (("HIBERNATING",), ("SCALED_DOWN",), ("WAKING",))
     client = await Client.connect(shim_socket(app.pod), timeout=SECONDS)
     following = asyncio.create_task(swarm.follow(client))
+    beginnings = ("HIBERNATING", "SCALED_DOWN", "WAKING")
+    turn = 0
     try:
-        await swarm.reached("RUNNING")
-        turn = 0
+        await swarm.reached("RUNNING", since=0)
         while swarm.opened.total() < _CONNECTIONS:
-            beginning = beginnings[turn % len(beginnings)]
+            beginning, start = beginnings[turn % len(beginnings)], len(swarm.phases)
             async with asyncio.TaskGroup() as group:
-                sleeping = group.create_task(_hibernate(client, app))
-                await swarm.reached("HIBERNATING")
-                if beginning == ("WAKING",):
-                    await sleeping
-                    if swarm.phase == "RUNNING":  # declined: somebody's last acknowledgement came
-                        continue
+                group.create_task(_hibernate(client, app))
+                if beginning == "WAKING":
+                    await swarm.reached("SCALED_DOWN", "RUNNING", since=start)
                     group.create_task(swarm.connect())
-                await swarm.reached(*beginning, "RUNNING")
-                if swarm.phase == "RUNNING":
-                    continue
-                for _ in range(10):
-                    group.create_task(swarm.connect())
-                    await asyncio.sleep(0.002)  # so that they do not all come in the same moment
-            await swarm.reached("RUNNING")
-            turn += 1
+                await swarm.reached(beginning, "RUNNING", since=start)
+                if beginning in swarm.phases[start:]:  # else it was declined: a last acknowledgement came
+                    turn += 1
+                    for _ in range(10):
+                        group.create_task(swarm.connect())
+                        await asyncio.sleep(0.002)  # so that they do not all come in the same moment
+            # A sleep that was declined, or a wake, ends the round.
+            await swarm.reached("RUNNING", since=start)
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
