@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from architect import inotify
 from architect.files import make_private_dirs
-from daemon import inotify
 from daemon.shim import ShimConnection
 from daemon.supervision import Tasks
 
@@ -25,6 +25,7 @@ _MASK: Final = (
     | inotify.MOVED_FROM
     | inotify.DELETE_SELF
     | inotify.MOVE_SELF
+    | inotify.ONLYDIR
 )
 _LOST: Final = inotify.IGNORED | inotify.DELETE_SELF | inotify.MOVE_SELF
 _SOCKET: Final = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,200})\.sock")

@@ -102,6 +102,15 @@ class Sleeper:
             raise FileNotFoundError(home)
         return f"{home}/{max(numbers)}"
 
+    def await_durable(self) -> None:
+        """Waits until its image is on the disk: the shim writes on after a sleep, and a sleeper is rarely
+        woken in that moment.
+        """
+        for folder, _, names in os.walk(self.image()):
+            for name in names:
+                with open(os.path.join(folder, name), "rb") as file:
+                    os.fsync(file.fileno())
+
     def await_settled(self) -> None:
         """Waits until a wake has left nothing to be done: the image it woke from is removed last."""
         await_true(self._settled, f"the image of {self.container.id} is removed")

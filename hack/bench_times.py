@@ -65,6 +65,7 @@ def _large(cri: Cri, figures: Figures) -> None:
 
 
 def _wake(sleeper: Sleeper) -> float:
+    sleeper.await_durable()
     took = sleeper.first_byte()
     sleeper.await_settled()
     return took

@@ -22,7 +22,7 @@ from architect.engine.errors import EngineError
 from architect.engine.runc import Runc
 from architect.ttrpc import containerd
 from architect.ttrpc.server import Code, RpcError
-from shim import mounts
+from shim import mounts, oom
 from shim.bundle import RUNC_ROOT, Bundle
 from shim.process import Process, Status
 from shim.streams import Streams, Uris
@@ -56,6 +56,7 @@ class Container:
         self.execs: dict[str, Process] = {}
         self.init = Process("", Streams(Uris("", "", "", False)))
         self.cgroup: Cgroup | None = None
+        self._oom: asyncio.Task[None] | None = None
         self.sleeper: Sleeper | None = None
         self.init_end: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self.paused = False
@@ -90,7 +91,7 @@ class Container:
         try:
             self.init.streams = Streams.open(uris)
             self.init.pid = await self._runc_create()
-            self.cgroup = Cgroup.of(self.init.pid)
+            self._in_cgroup(Cgroup.of(self.init.pid))
         except (EngineError, OSError) as error:
             await self._undo_create()
             raise RpcError(Code.UNKNOWN, f"container {self.id} cannot be created: {error}") from error
@@ -119,13 +120,20 @@ class Container:
             self.init.streams.attach_terminal(await console.master())
         return pid
 
+    def _in_cgroup(self, cgroup: Cgroup) -> None:
+        """Notes the cgroup that runc has made, and follows what the kernel kills in it."""
+        self.cgroup = cgroup
+        if self._oom is not None:
+            self._oom.cancel()
+        self._oom = oom.watch(cgroup, lambda: self.publish(containerd.TaskOOM(container_id=self.id)))
+
     async def recreate(self) -> None:
         """Makes the container anew from its bundle and starts it, for the same task: memory lost, all else
         kept.
         """
         await self.runc.delete(force=True)
         self.init.pid = await self._runc_create()
-        self.cgroup = Cgroup.of(self.init.pid)
+        self._in_cgroup(Cgroup.of(self.init.pid))
         await self.runc.start()
 
     async def start(self) -> None:
@@ -251,6 +259,8 @@ class Container:
             await asyncio.wait({self.init.finishing}, timeout=_FLUSH_SECONDS)
         if self.sleeper is not None:
             await self.sleeper.remove()
+        if self._oom is not None:
+            self._oom.cancel()
         await self.runc.delete(force=True)
         self.init.streams.close()
         if self.mounted:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.inotify import changes
+from architect.inotify import changes
 from daemon.service import Unable
 from tests.daemon.conftest import Box, until
 from tests.daemon.fake_shim import container

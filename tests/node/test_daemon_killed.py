@@ -1,4 +1,4 @@
-"""kill -9 of the daemon at every moment: the packets held by the kernel are answered, in order, all of them."""
+"""kill -9 of the daemon at any moment: all packets the kernel holds are answered, in order."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -22,7 +23,7 @@ from tests.node.conftest import Run
 MANY = 5_000
 BUFFER = 64 << 20  # an ordinary one takes some hundred datagrams, held or not; forced, hence CAP_NET_ADMIN
 _SO_RCVBUFFORCE = 33
-# Answers each datagram with its running number in front; holds a heap, so that sleeping and waking take a while.
+# Answers each datagram with its running number in front; the heap makes sleeping and waking take a while.
 COUNTING = """
 import os, signal, socket, sys
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -59,7 +60,7 @@ class Client:
         answers = [self.socket.recv(2048) for _ in range(self.sent)]
         assert answers == [b"%d %d" % (number, number) for number in range(1, self.sent + 1)]
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -211,12 +212,11 @@ def test_the_next_reader_learns_of_what_the_last_one_took_and_did_not_act_upon(
     app = count()
     daemon.kill()
     hibernate(app)
-    with Client(app) as client:
-        with reader(app) as queue:
-            client.send(1)
-            await_true(lambda: queue.drain() == 1, "the notice has been taken")
-            daemon.start()  # takes the reader's place while that still stands
-            client.await_all()
+    with Client(app) as client, reader(app) as queue:
+        client.send(1)
+        await_true(lambda: queue.drain() == 1, "the notice has been taken")
+        daemon.start()  # takes the reader's place while that still stands
+        client.await_all()
 
 
 @contextlib.contextmanager
@@ -228,6 +228,7 @@ def reader(app: Container) -> Iterator[HeldQueue]:
         line.connect(path)
         message, (fd,), _, _ = socket.recv_fds(line, 4096, 1)
         assert b'"closed"' in message
+        status(app)  # a round trip: the shim has finished handing over, and reads no more itself
         queue = HeldQueue.from_fd(fd)
         try:
             yield queue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import shutil
 import signal
@@ -41,7 +43,7 @@ def test_what_cannot_be_dumped_runs_on_and_explain_says_why_and_attempts_back_of
     assert all("CRIU could not dump it" in failure["reason"] for failure in tried)
     assert any(tried[-1]["reason"] in sentence for sentence in told["sentences"]), told["sentences"]
     moments = [failure["at_ns"] for failure in tried][:4]
-    pauses = [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(moments)]
     assert pauses == sorted(pauses), "each pause is longer than the one before"
     assert pauses[-1] > 2 * pauses[0]
     assert get(app) == "2"
@@ -98,13 +100,21 @@ def test_a_full_disk_while_dumping_leaves_it_running_and_nothing_behind(
     assert get(app) == "4"
 
 
+def fill(path: Path) -> None:
+    try:
+        with path.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+
+
 def test_a_disk_without_a_free_byte_leaves_it_running(small_disk: Callable[[str], None], run: Run) -> None:
     app = run()
     small_disk("64m")
     filler = STATE / "filler"
-    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="space"):
-        while True:
-            file.write(bytes(4096))
+    fill(filler)
     with pytest.raises(RpcError) as failed:
         hibernate(app)
     assert failed.value.code is Code.INTERNAL
@@ -269,9 +279,7 @@ def mounts_of(*ids: str) -> list[str]:
 
 
 def cgroups_of(*ids: str) -> list[str]:
-    return [
-        root for root, folders, _ in os.walk("/sys/fs/cgroup") if any(os.path.basename(root) in i for i in ids)
-    ]
+    return [folder for folder, _, _ in os.walk("/sys/fs/cgroup") if os.path.basename(folder) in ids]
 
 
 def test_after_a_killed_shim_nothing_is_left_but_the_image(run: Run, cri: Cri, daemon: Daemon) -> None:
@@ -326,7 +334,8 @@ def containerd_serves() -> bool:
     try:
         Cri().close()
     except grpc.RpcError as error:
-        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            raise
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""inotify(7) for asyncio: what the kernel says of the names in a directory. ctypes, no thread, no polling.
+"""inotify(7) for asyncio: what the kernel says of a file or of names in a directory. No thread, no polling.
 
 The trap: the kernel drops events when its queue is full and says so once (`OVERFLOW`); whoever listens must
 then look at the directory itself.
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple, Self
 
 # linux/inotify.h
+MODIFY: Final = 0x2
 ATTRIB: Final = 0x4
 MOVED_FROM: Final = 0x40
 MOVED_TO: Final = 0x80
@@ -38,9 +39,9 @@ class Change(NamedTuple):
 
 
 class Inotify:
-    """The changes of one directory. To be made and closed within the event loop."""
+    """The changes of one path. To be made and closed within the event loop."""
 
-    def __init__(self, directory: str, mask: int) -> None:
+    def __init__(self, path: str, mask: int) -> None:
         """Watches from now on. Raises OSError (EMFILE: see fs.inotify.max_user_instances)."""
         libc = ctypes.CDLL(None, use_errno=True)
         self._fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -48,10 +49,10 @@ class Inotify:
             raise OSError(
                 ctypes.get_errno(), "inotify_init1 failed; fs.inotify.max_user_instances may be too low"
             )
-        if libc.inotify_add_watch(self._fd, os.fsencode(directory), ctypes.c_uint32(mask | ONLYDIR)) < 0:
+        if libc.inotify_add_watch(self._fd, os.fsencode(path), ctypes.c_uint32(mask)) < 0:
             number = ctypes.get_errno()
             os.close(self._fd)
-            raise OSError(number, f"{os.strerror(number)}: cannot be watched", directory)
+            raise OSError(number, f"{os.strerror(number)}: cannot be watched", path)
         self._waiting: deque[Change] = deque()
         self._arrived = asyncio.Event()
         asyncio.get_running_loop().add_reader(self._fd, self._read)
