@@ -18,6 +18,8 @@ from typing import Final
 from hack.bench_pods import Sleeper
 
 _AT: Final = "/var/lib/architect/bench"
+_CRIU: Final = "/opt/architect/criu"
+"""The shims' own CRIU; runc takes the first in its PATH."""
 _ROOT: Final = "/run/bench-runc"
 _BUNDLES: Final = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
 _SECONDS: Final = 30
@@ -73,5 +75,11 @@ class BareRestore:
     def _runc(self, *arguments: str, output: int = subprocess.DEVNULL) -> None:
         argv = ["runc", "--root", _ROOT, "--log", f"{_AT}/runc.log", *arguments]
         subprocess.run(
-            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=_SECONDS, check=True
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            timeout=_SECONDS,
+            check=True,
+            env={**os.environ, "PATH": f"{_CRIU}:{os.environ['PATH']}"},
         )

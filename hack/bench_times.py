@@ -15,8 +15,8 @@ from hack.bench_restore import BareRestore
 from hack.control import SECONDS, Daemon, shim_socket
 from hack.cri import Cri, Pod
 
-_TURNS: Final = 6
-_WAKES, _RESTORES = 10, 5  # in each turn
+_TURNS: Final = 30
+_WAKES_A_TURN: Final = 2
 _WAKES_200MB: Final = 12
 _STARTS: Final = 20
 _EXECS: Final = 30
@@ -43,15 +43,16 @@ def _small(cri: Cri, figures: Figures) -> None:
             bare.once()  # the first reads runc and CRIU from the disk
             _wake(sleeper)
             for _ in range(_TURNS):
-                figures.add("hibernate", "ms", sleeper.hibernate())
-                for _ in range(_RESTORES):
-                    whole, part = bare.once()
-                    figures.add("bare_restore", "ms", whole)
-                    figures.add("bare_restore_criu", "ms", part)
-                figures.add("wake_first_byte", "ms", _wake(sleeper))
-                for _ in range(_WAKES - 1):
+                for _ in range(_WAKES_A_TURN):
                     figures.add("hibernate", "ms", sleeper.hibernate())
                     figures.add("wake_first_byte", "ms", _wake(sleeper))
+                # One per sleep, as with wakes: right after another's removal it would be slower.
+                sleeper.hibernate()
+                sleeper.await_durable()
+                whole, part = bare.once()
+                figures.add("bare_restore", "ms", whole)
+                figures.add("bare_restore_criu", "ms", part)
+                _wake(sleeper)
 
 
 def _large(cri: Cri, figures: Figures) -> None:

@@ -154,9 +154,7 @@ def test_a_hundred_half_said_requests_keep_nobody_else_from_being_answered(run: 
 
 
 @pytest.mark.parametrize("with_daemon", [False, True], ids=["alone", "beside a daemon"])
-def test_random_bytes_on_the_gate_socket_do_not_keep_packets_from_waking(
-    run: Run, with_daemon: bool
-) -> None:
+def test_random_bytes_on_the_gate_socket_do_not_keep_packets_from_waking(run: Run, with_daemon: bool) -> None:
     app = run()
     assert get(app) == "1"
     shim_pid = describe(app.pod).shim_pid

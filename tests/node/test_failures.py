@@ -310,9 +310,9 @@ def test_a_pod_can_be_made_again_after_its_shim_was_killed(run: Run, make_pod: M
     os.kill(describe(app.pod).shim_pid, signal.SIGKILL)
     await_true(lambda: app.status().state == 2, "containerd knows that the container has ended")
     app.pod.stop()
-    again = make_pod(
-        app.pod.name, uid=app.pod.uid, attempt=1, annotations=managed("app")
-    ).start("app", "web", ports=[8080], restarts=1)
+    again = make_pod(app.pod.name, uid=app.pod.uid, attempt=1, annotations=managed("app")).start(
+        "app", "web", ports=[8080], restarts=1
+    )
     again.await_line("listening")
     assert get(again) == "1"
     hibernate(again)
