@@ -29,8 +29,8 @@ from architect.settings import ContainerSettings, PodIdentity, Port
 from architect.states import Answer, Operation, Phase, StateRecord, answer, refusal
 from architect.ttrpc.server import Code, RpcError
 from shim.fresh import awaited, listens_again
+from shim.image import SleepImage
 from shim.place import Place
-from shim.threads import in_thread
 
 if TYPE_CHECKING:
     from shim.container import Container
@@ -69,15 +69,14 @@ class Sleeper:
         self._gatekeeper = gatekeeper
         self._place = place
         self._changed = changed
-        self._image: images.ImageDir | None = None
+        self._image: SleepImage | None = None
+        self._discarding: set[asyncio.Task[None]] = set()
         self._wake_wanted = ""
         self._waking: asyncio.Task[None] | None = None
-        self._syncing: asyncio.Task[None] | None = None
         self._held_end: Ended | None = None
         self._held_update: bytes | None = None
         self._listened: set[Port] = set()
         self._extra: dict[str, Any] = {}
-        self._image_bytes = 0
         self.record = StateRecord(container_id=container.id)
 
     # ---- what happened to the container
@@ -156,7 +155,8 @@ class Sleeper:
             self.record.last_sleep_us = (time.monotonic_ns() - began) // 1000
             self._go(Phase.SCALED_DOWN)
             await self._engine.ready(self._subject())
-            self._syncing = asyncio.create_task(self._sync(), name=f"sync {self._container.id}")
+            if self._image is not None:
+                self._image.sync_later(lambda: self._write(durable=True))
         if self._wake_wanted or (self.settings.monitor and self._gatekeeper.packets_seen(self._container.id)):
             self.want(self._wake_wanted or "packet")
 
@@ -190,21 +190,20 @@ class Sleeper:
         self._gatekeeper.extend(container.id, frozen)
         self._raise_if_needed(pids)
         self.record.saved_bytes = resident_bytes(pids)
-        self._image = self._begin_image()
+        make_private_dirs(self._place.logs)
+        image = self._image = SleepImage.begin(self._place.images, self._identity, self.record.generation)
+        self.record.generation = image.generation
 
         async def decide(extra: Any) -> bool:
-            assert self._image is not None
             self._extra = dict(extra)
-            image = self._image
-            await in_thread(lambda: images.seal(image, self._manifest(extra)))
-            self._image_bytes = images.disk_bytes(image)
+            await image.seal(self._manifest(extra))
             self._raise_if_needed(pids)
-            self.record.image = str(image.path)
+            self.record.image = image.path
             self._write(durable=False)
             return True
 
         await self._engine.sleep(
-            self._subject(), container.init.pid, self._image_path(), self._place.logs, decide
+            self._subject(), container.init.pid, image.engine_path, self._place.logs, decide
         )
 
     async def _bury(self) -> None:
@@ -236,22 +235,10 @@ class Sleeper:
         self._go(Phase.RUNNING)
         self.record.active_ns = time.time_ns()
         self._open_gate()
-        self._drop_image()
         if self._held_end is not None:
             self._container.finish_init(self._held_end)
-
-    async def _sync(self) -> None:
-        """Makes the image durable after the fact: a crash of the machine in between would have lost the
-        memory anyway.
-        """
-        image = self._image
-        if image is None:
-            return
-        try:
-            await in_thread(lambda: images.sync(image))
-            self._write(durable=True)
-        except OSError as error:
-            log.warning("the image of %s is not yet durable: %s", self._container.id, error)
+        self._drop_image()
+        await self._discarded()
 
     # ---- waking
 
@@ -324,14 +311,14 @@ class Sleeper:
         image = self._image
         assert image is not None
         for last in (False, True):
-            verified = asyncio.ensure_future(in_thread(lambda: _verdict(image)))
+            verified = asyncio.ensure_future(image.verdict())
 
             async def sound(verified: asyncio.Future[str] = verified) -> bool:
                 return await verified == ""
 
             try:
                 pid, end = await self._engine.wake(
-                    self._subject(), self._image_path(), self._place.logs, self._extra, sound
+                    self._subject(), image.engine_path, self._place.logs, self._extra, sound
                 )
                 self._container.init.pid = pid
                 return end
@@ -354,7 +341,7 @@ class Sleeper:
         await self._engine.forget(self._container.id)
         self._container.cgroup.kill()  # what a restore left half done; runc would wait for it for long
         try:
-            fate = f"kept in {images.quarantine(image, str(cause))}"
+            fate = f"kept in {image.put_aside(str(cause))}"
         except OSError as error:  # the container must run all the same
             fate = f"not put aside ({error})"
         log.error("container %s STARTS FRESH, its memory is %s: %s", self._container.id, fate, cause)
@@ -386,8 +373,6 @@ class Sleeper:
                 await self._container.runc.update(resources)
         except EngineError as error:
             self._note("wake", error)
-        if self._syncing is not None:
-            await asyncio.wait({self._syncing})
         self._drop_image()
         self._write(durable=False)
 
@@ -409,10 +394,9 @@ class Sleeper:
     async def remove(self) -> None:
         """Removes the container's image and state; what was put aside for diagnosis stays."""
         await self._engine.forget(self._container.id)
-        if self._syncing is not None:
-            await asyncio.wait({self._syncing})
         self._open_gate()
         self._drop_image()
+        await self._discarded()
         StateRecord.remove(self._place.state)
         if not self.record.failures:
             remove_flat(self._place.logs)
@@ -432,21 +416,10 @@ class Sleeper:
             streams=container.init.streams.process_ends(),
         )
 
-    def _image_path(self) -> str:
-        assert self._image is not None
-        return str(self._image.engine_path)
-
     @property
     def image_bytes(self) -> int:
         """What the image takes on disk; 0 while awake."""
-        return self._image_bytes
-
-    def _begin_image(self) -> images.ImageDir:
-        place = (self._place.images, self._identity.pod_uid, self._identity.container)
-        # Above what is on disk, too: an earlier container of this name may have left images behind.
-        self.record.generation = max(self.record.generation + 1, images.next_generation(*place))
-        make_private_dirs(self._place.logs)
-        return images.begin(*place, self.record.generation)
+        return self._image.bytes if self._image is not None else 0
 
     def _manifest(self, extra: Any) -> images.Facts:
         return images.Facts(
@@ -458,14 +431,18 @@ class Sleeper:
         )
 
     def _drop_image(self) -> None:
+        """Forgets the image and has it removed; nobody waits for the disk."""
         image, self._image = self._image, None
-        self._image_bytes = 0
         self.record.image = ""
         if image is not None:
-            try:
-                images.remove(image)
-            except OSError as error:
-                log.warning("the image %s is left behind: %s", image.path, error)
+            task = asyncio.create_task(image.discard(), name=f"discard {image.path}")
+            self._discarding.add(task)
+            task.add_done_callback(self._discarding.discard)
+
+    async def _discarded(self) -> None:
+        """Returns when no image that was dropped is left on the disk."""
+        if self._discarding:
+            await asyncio.wait(self._discarding)
 
     def _open_gate(self) -> None:
         try:
@@ -491,17 +468,6 @@ class Sleeper:
             self.record.save(self._place.state, durable=durable)
         except OSError as error:
             log.warning("the state of %s cannot be written: %s", self._container.id, error)
-
-
-def _verdict(image: images.ImageDir) -> str:
-    """What is wrong with an image; "" when it is what was written."""
-    try:
-        images.verify(image)
-    except images.Corrupt as error:
-        return str(error)
-    except OSError as error:  # of the node (descriptors, memory), not of the image: worth another try
-        raise EngineError(f"the image cannot be verified now: {error}") from error
-    return ""
 
 
 def _consume(task: asyncio.Task[None]) -> None:

@@ -41,6 +41,7 @@ class Worker:
     ) -> None:
         self._channel = channel
         self._children = children
+        self._finishing: asyncio.Task[None] | None = None
         self.pid = pid
         self.end = end
 
@@ -81,6 +82,7 @@ class Worker:
         Success is the response's own field: a refusal by CRIU is returned, not raised.
         """
         loop = asyncio.get_running_loop()
+        answered = False
         self.end.add_done_callback(self._hang_up)
         try:
             async with asyncio.timeout(seconds):
@@ -88,6 +90,7 @@ class Worker:
                 while True:
                     response = await self._receive(loop)
                     if response.type != RequestType.NOTIFY:
+                        answered = True
                         return response
                     good = response.notify is None or answer is None or await answer(response.notify)
                     reply = Request(type=RequestType.NOTIFY, notify_success=good)
@@ -98,7 +101,9 @@ class Worker:
             raise EngineError(f"CRIU ended before it answered ({error.strerror})") from error
         finally:
             self._channel.close()
-            await asyncio.shield(self._finish())
+            self._finishing = asyncio.create_task(self._finish(), name=f"criu {self.pid}")
+            if not answered:  # it may still hold the container's processes
+                await asyncio.shield(self._finishing)
 
     def _hang_up(self, _: object) -> None:
         """A dead worker's half-restored processes may hold its end of the channel: it would not tell of the

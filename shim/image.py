@@ -1,0 +1,90 @@
+"""The image of one sleep, as the shim handles it: what blocks on the disk is done in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Self
+
+from architect import images
+from architect.engine.errors import EngineError
+from architect.settings import PodIdentity
+from shim.threads import in_thread
+
+log = logging.getLogger(__name__)
+
+
+class SleepImage:
+    """An image directory from its beginning to its removal. `bytes`: what it takes on disk, once sealed."""
+
+    def __init__(self, directory: images.ImageDir) -> None:
+        self._directory = directory
+        self._syncing: asyncio.Task[None] | None = None
+        self.bytes = 0
+
+    @classmethod
+    def begin(cls, root: str, identity: PodIdentity, after: int) -> Self:
+        """Makes the directory of the next generation: above `after`, and above what an earlier container of
+        this name has left on disk. Raises ImageError, ValueError, OSError.
+        """
+        place = (root, identity.pod_uid, identity.container)
+        generation = max(after + 1, images.next_generation(*place))
+        return cls(images.begin(*place, generation))
+
+    @property
+    def generation(self) -> int:
+        """Its number among the container's images."""
+        return self._directory.generation
+
+    @property
+    def path(self) -> str:
+        """Its directory."""
+        return self._directory.path
+
+    @property
+    def engine_path(self) -> str:
+        """The directory within that the engine fills."""
+        return self._directory.engine_path
+
+    async def seal(self, facts: images.Facts) -> None:
+        """Hashes what the engine wrote and writes the manifest. Raises ImageError, ValueError, OSError."""
+        await in_thread(lambda: images.seal(self._directory, facts))
+        self.bytes = images.disk_bytes(self._directory)
+
+    def sync_later(self, then: Callable[[], None]) -> None:
+        """Makes it durable after the fact and calls `then`: a machine that crashed in between would have lost
+        the container's memory anyway.
+        """
+        self._syncing = asyncio.create_task(self._sync(then), name=f"sync {self.path}")
+
+    async def _sync(self, then: Callable[[], None]) -> None:
+        try:
+            await in_thread(lambda: images.sync(self._directory))
+        except OSError as error:
+            log.warning("the image %s is not yet durable: %s", self.path, error)
+        else:
+            then()
+
+    async def verdict(self) -> str:
+        """What is wrong with it; "" when it is what was sealed. Raises EngineError if none can tell now."""
+        try:
+            await in_thread(lambda: images.verify(self._directory))
+        except images.Corrupt as error:
+            return str(error)
+        except OSError as error:  # of the node (descriptors, memory), not of the image: worth another try
+            raise EngineError(f"the image cannot be verified now: {error}") from error
+        return ""
+
+    def put_aside(self, reason: str) -> str:
+        """Keeps it for diagnosis; where. Raises OSError."""
+        return images.quarantine(self._directory, reason)
+
+    async def discard(self) -> None:
+        """Removes it; what can not be removed is logged and left to the sweep."""
+        if self._syncing is not None:
+            await asyncio.wait({self._syncing})
+        try:
+            await in_thread(lambda: images.remove(self._directory))
+        except OSError as error:
+            log.warning("the image %s is left behind: %s", self.path, error)
