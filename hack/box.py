@@ -33,12 +33,12 @@ _PREFIX = "architect-box-"
 _DISKS = ("/var/lib/containerd", "/var/lib/architect", "/var/lib/kubelet")
 """Folders of the box that are plain directories on the host's disk."""
 _DEVICES = ("fuse", "full", "kmsg", "null", "random", "tty", "urandom", "userfaultfd", "zero")
-_SOURCE = "/opt/architect/src"
-_ENVIRONMENT = {
+SOURCE = "/opt/architect/src"
+ENVIRONMENT = {
     "HOME": "/root",
     "LANG": "C.UTF-8",
     "PATH": "/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "PYTHONPATH": _SOURCE,
+    "PYTHONPATH": SOURCE,
     "ARCHITECT_OUT": "/out",
     "CONTAINERD_ADDRESS": "/run/containerd/containerd.sock",
     "GRPC_ENABLE_FORK_SUPPORT": "0",  # tests start processes; its fork handlers only complain about that
@@ -167,7 +167,7 @@ def enter(name: str) -> None:
         os.makedirs(disk, mode=0o711)
         _bind_at(disk, root + place)
     source = _overlay(home, "source", recipe.CHECKOUT)  # writable for byte code; the checkout stays as it is
-    _bind_at(source, root + _SOURCE)
+    _bind_at(source, root + SOURCE)
     _bind_at(plan["venv"], root + "/opt/venv", read_only=True)
     tools = recipe.CACHE + "/tools"
     for directory in (tools, recipe.OUT):
@@ -183,9 +183,9 @@ def enter(name: str) -> None:
         file.write(plan["hostname"])
     linux.pivot_root(root)
     linux.mount("", "/", flags=linux.MS_REC | linux.MS_SHARED)
-    os.chdir(_SOURCE)
-    init = f"{_SOURCE}/hack/init.py"
-    environment = {**_ENVIRONMENT, "TERM": plan["term"], "NODE_FLAVOUR": plan["hostname"]}
+    os.chdir(SOURCE)
+    init = f"{SOURCE}/hack/init.py"
+    environment = {**ENVIRONMENT, "TERM": plan["term"], "NODE_FLAVOUR": plan["hostname"]}
     flags = ["--node"] if plan["images"] else []
     os.execve("/usr/bin/python3", ["python3", "-IS", init, *flags, "--", *plan["argv"]], environment)
 

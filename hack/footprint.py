@@ -105,7 +105,9 @@ def _links() -> Iterator[Thing]:
 def _cgroups() -> Iterator[Thing]:
     for point in cgroups.all_hierarchies():
         for path, _, _ in os.walk(point):
-            if not path.endswith((".scope", ".service", ".slice")):
+            # Others' cgroups come and go on any host; a container that escaped from its box would make these.
+            top = path.removeprefix(point).lstrip("/").partition("/")[0]
+            if _NAME.search(path) or top in ("kubepods", "k8s.io", "default"):
                 yield path, path
 
 

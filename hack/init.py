@@ -22,7 +22,7 @@ CONTAINERD = "/run/containerd/containerd.sock"
 CONTAINERD_LOG = "/var/log/containerd.log"
 IMAGES = "/opt/images/images.tar"
 _CONTROLLERS = "/sys/fs/cgroup/cgroup.controllers"
-_READY_SECONDS = 30.0
+_READY_SECONDS = 30.0 * float(os.environ.get("NODE_SLOWNESS", "1"))
 _SHIM = "containerd-shim-runc-architect-v1"
 _SOURCE = "/opt/architect/src"
 
@@ -101,6 +101,9 @@ def _set_up() -> None:
         _write(f"/proc/sys/net/ipv6/conf/{which}/accept_dad", "0")
     os.makedirs("/opt/architect/bin", exist_ok=True)
     os.symlink(f"{_SOURCE}/shim/{_SHIM}", f"/opt/architect/bin/{_SHIM}")
+    for name, module in (("architect", "architect.cli"), ("architectd", "daemon")):
+        _write(f"/usr/local/bin/{name}", f'#!/bin/sh\nexec python3 -m {module} "$@"\n')
+        os.chmod(f"/usr/local/bin/{name}", 0o755)
     for path in ("/etc/containerd", "/etc/cni/net.d", "/run/containerd", "/run/architect", "/var/log/pods"):
         os.makedirs(path, exist_ok=True)
 

@@ -80,9 +80,14 @@ def _need_mmdebstrap(log: str) -> None:
     missing = [tool for tool in ("mmdebstrap",) if not shutil.which(tool)]
     if not os.path.exists("/usr/share/keyrings/debian-archive-keyring.gpg"):
         missing.append("debian-archive-keyring")  # Ubuntu does without it
-    if missing:
+    install(missing, log)
+
+
+def install(packages: list[str], log: str) -> None:
+    """Install Debian packages on the host; the one thing that changes it."""
+    if packages:
         run(["apt-get", "update"], log)
-        run(["apt-get", "install", "--yes", "--no-install-recommends", *missing], log)
+        run(["apt-get", "install", "--yes", "--no-install-recommends", *packages], log)
 
 
 def _build_tree(name: str, at: str, log: str) -> None:

@@ -9,11 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from architect.engine import Decide, Subject, plan
+from architect.engine import Decide, Subject, plan, undumpable
 from architect.engine.children import Children, Ended
 from architect.engine.criu import FIRST_FD, Worker, log_tail
 from architect.engine.criu_messages import Notify, RequestType
-from architect.engine.errors import Declined, EngineError
+from architect.engine.errors import Declined, EngineError, Refused
 
 DUMP_SECONDS: Final = 120.0
 RESTORE_SECONDS: Final = 120.0
@@ -52,6 +52,9 @@ class CriuEngine:
         """See `Engine.sleep`. The dumped processes die by CRIU's hand, their sockets in repair mode: no FIN,
         no RST.
         """
+        obstacle = undumpable.held(subject.cgroup.pids())
+        if obstacle:
+            raise Refused(obstacle)
         table = plan.mount_table(Path(f"/proc/{pid}/mountinfo").read_text())
         external = plan.external_mounts(subject.spec, table, subject.cgroup)
         extra = {"external": external, "streams": _stream_names(pid)}

@@ -28,6 +28,7 @@ from architect.settings import Port
 
 _CONTAINER_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _TRIES: Final = 5
+_RELEASES: Final = 8  # releasing thousands takes milliseconds, in which more come
 
 
 Change = tuple[list[Rule], list[Request]]
@@ -124,7 +125,10 @@ class PodGate:
         if queue is None:
             self._change(operation, lambda rules: (_of(rules, tag), []))
             return
-        queue.release()
+        for _ in range(_RELEASES):
+            queue.release()
+            if not queue.stats().held:
+                break  # the fewer are held when the rules go, the fewer are overtaken by what comes after
         try:
             self._change(operation, lambda rules: (_of(rules, tag), []), queue)
         finally:

@@ -1,0 +1,58 @@
+"""What processes hold open that CRIU is known not to be able to dump: said in words before CRIU is asked.
+
+CRIU names such a thing by a line of its source or by an error of the kernel, after having done most of the
+work.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Final
+
+# How /proc/<pid>/fd shows it (proc(5)): what it is, and what to do.
+_HELD: Final = (
+    (
+        "anon_inode:[io_uring]",
+        "an io_uring",
+        "forbid io_uring_setup in its seccomp profile: most programs do without",
+    ),
+    ("anon_inode:[userfaultfd]", "a userfaultfd", "switch off what uses it"),
+    ("anon_inode:[perf_event]", "a performance counter", "switch off what profiles it"),
+    ("anon_inode:bpf-", "a BPF object", "leave BPF to a container that is not managed"),
+    ("anon_inode:kvm-", "a virtual machine", "leave it to a container that is not managed"),
+    ("/dev/kvm", "a virtual machine", "leave it to a container that is not managed"),
+    ("/dev/nvidia", "a GPU", "GPUs are not supported yet"),
+    ("/dev/dri/", "a GPU", "GPUs are not supported yet"),
+    ("/dev/fuse", "a file system of its own", "leave it to a container that is not managed"),
+)
+
+
+def held(pids: Iterable[int]) -> str:
+    """A sentence naming the first such thing that one of `pids` holds, and the cure; "" for none."""
+    for pid in pids:
+        try:
+            numbers = os.listdir(f"/proc/{pid}/fd")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+        for number in numbers:
+            try:
+                target = os.readlink(f"/proc/{pid}/fd/{number}")
+            except OSError:
+                continue
+            for prefix, what, cure in _HELD:
+                if target.startswith(prefix):
+                    return f"its process {_inner_pid(pid)} holds {what}, which CRIU cannot dump; {cure}"
+    return ""
+
+
+def _inner_pid(pid: int) -> str:
+    """The number that the process has in its own container, which is the one its owner knows."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith("NSpid:"):
+                    return line.split()[-1]
+    except OSError:
+        pass  # it has just ended: the node's number will do
+    return str(pid)
