@@ -69,7 +69,9 @@ def _build(at: str, log: str) -> None:
     modules = f"{unpacked}/usr/lib/modules"
     (version,) = os.listdir(modules)
     os.rename(f"{unpacked}/boot/vmlinuz-{version}", f"{at}/kernel")
-    compressed = [f"{path}/{name}" for path, _, names in os.walk(modules) for name in names if name.endswith(".xz")]
+    compressed = [
+        f"{path}/{name}" for path, _, names in os.walk(modules) for name in names if name.endswith(".xz")
+    ]
     trees.run(["xz", "-d", *compressed], log)  # busybox' modprobe then needs nothing to read them
     # Links instead of copies: nothing writes to the tree's files, a name is at most replaced.
     for source, target in (
@@ -109,7 +111,17 @@ def run(argv: list[str]) -> int:
         command = [
             *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults", "-no-user-config"),
             *("-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-smp", "2", "-m", "4096"),
-            *("-display", "none", "-nic", "none", "-no-reboot", "-serial", "stdio", "-serial", f"file:{paths[1]}"),
+            *(
+                "-display",
+                "none",
+                "-nic",
+                "none",
+                "-no-reboot",
+                "-serial",
+                "stdio",
+                "-serial",
+                f"file:{paths[1]}",
+            ),
             *("-kernel", f"{made}/kernel", "-initrd", f"{made}/initramfs"),
             *("-append", "console=ttyS0 quiet panic=-1"),
             *("-drive", f"file={made}/disk,format=raw,if=virtio,snapshot=on"),

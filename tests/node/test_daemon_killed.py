@@ -56,7 +56,7 @@ class Client:
             self.socket.send(b"%d" % self.sent)
 
     def await_all(self, *, ordered: bool = True) -> None:
-        """Every datagram is answered, once, by the same memory; in order, unless the gate opened meanwhile."""
+        """Every datagram is answered, once, by the same memory and in order."""
         answers = [self.socket.recv(2048).split() for _ in range(self.sent)]
         numbers = [b"%d" % number for number in range(1, self.sent + 1)]
         assert [counted for counted, _ in answers] == numbers
