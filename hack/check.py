@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What `make` runs: lint, test, bench, demo; each in throw-away nodes, with one closing table.
+"""What `make` runs: lint, test, test-vm, bench, demo; each in throw-away nodes, with one closing table.
 
 Every step runs even when one before it failed; the exit status is 1 then. A flavour that this host cannot
 offer is skipped and said so; when none ran, that is a failure.
@@ -17,11 +17,16 @@ import footprint
 import images
 import recipe
 import trees
+import vm
 
 _QUIET = ["-p", "no:cacheprovider"]
 _SHOWN = 20
 """Of what was left behind, so many are named."""
-_HOST_SCRIPTS = ["node.py", "check.py", "footprint.py", "init.py"]
+_HOST_SCRIPTS = ["node.py", "check.py", "footprint.py", "init.py", "vm.py", "vm_init.py"]
+_IN_MACHINE = [
+    *(f"tests/node/test_{name}.py" for name in ("stock_kernel", "sleep_and_wake", "exits", "packets")),
+    "tests/gate",
+]
 _LINT: dict[str, list[str]] = {
     "ruff check": ["ruff", "check", "."],
     "ruff format": ["ruff", "format", "--check", "."],
@@ -34,14 +39,14 @@ _LINT: dict[str, list[str]] = {
 def main() -> int:
     """Run the named check; returns the exit status."""
     verb = sys.argv[1] if len(sys.argv) == 2 else ""
-    checks = {"lint": _lint, "test": _test, "bench": _bench, "demo": _demo}
+    checks = {"lint": _lint, "test": _test, "test-vm": _test_vm, "bench": _bench, "demo": _demo}
     if verb not in checks:
         print(f"usage: check.py {'|'.join(checks)}", file=sys.stderr)
         return 2
     before = footprint.take()
     try:
         results = checks[verb]()
-    except trees.BuildFailed as error:
+    except (trees.BuildFailed, TimeoutError) as error:
         print(f"check.py: {error}", file=sys.stderr)
         return 1
     results["nothing left behind"] = _judged(footprint.remains(before, footprint.take()))
@@ -66,6 +71,16 @@ def _test() -> dict[str, str]:
         title = f"node tests {name}"
         results[title] = _step(title, recipe.FLAVOURS[name], ["pytest", *_QUIET, "tests/node"])
     return results
+
+
+def _test_vm() -> dict[str, str]:
+    # Long runs are left out: in there, everything takes ten times as long.
+    argv = ["pytest", *_QUIET, "--timeout=600", "-k", "not 200_cycles and not 500_connections", *_IN_MACHINE]
+    print(f"\n--- {' '.join(argv)}", flush=True)
+    started = time.monotonic()
+    status = vm.run(argv)
+    outcome = "passed" if status == 0 else f"FAILED (exit status {status})"
+    return {"tests on a stock kernel": f"{outcome}, {time.monotonic() - started:.0f} s"}
 
 
 def _bench() -> dict[str, str]:

@@ -15,9 +15,9 @@ from typing import Self
 
 from architect.ttrpc import shim_v1
 from architect.ttrpc.client import Client
-from hack.cri import Container, Pod
+from hack.cri import SLOWNESS, Container, Pod
 
-SECONDS = 60.0
+SECONDS = 60.0 * SLOWNESS
 SHIMS = "/run/architect/shims"
 API = "/run/architect/architectd.sock"
 

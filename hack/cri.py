@@ -27,7 +27,9 @@ from architect.ttrpc import codec
 from hack import cri_messages as m
 
 ADDRESS: Final = "unix:///run/containerd/containerd.sock"
-SECONDS: Final = 60.0
+SLOWNESS: Final = float(os.environ.get("NODE_SLOWNESS", "1"))
+"""How much slower than a real machine the node is: deadlines and delays are multiplied by it."""
+SECONDS: Final = 60.0 * SLOWNESS
 """Deadline of a call."""
 _TICK: Final = 0.01
 _MASKED: Final = ("/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
@@ -361,7 +363,7 @@ class Container:
                 text += rest if mark == "P" else rest + "\n"
         return text.splitlines()
 
-    def await_line(self, wanted: str, seconds: float = 30) -> None:
+    def await_line(self, wanted: str, seconds: float = SECONDS) -> None:
         """Wait until it has written a line that contains `wanted`. Raises TimeoutError with what there is."""
         deadline = time.monotonic() + seconds
         while not any(wanted in line for line in self.lines()):

@@ -239,8 +239,14 @@ class Container:
             self.sleeper.exec_ended()
 
     def kill(self, process: Process, number: int, *, everyone: bool) -> None:
-        """Signals a process, or every process of the container. Raises RpcError(NOT_FOUND) once it ended."""
-        if process.ended is not None or process.pid == 0:
+        """Signals a process, or every process of the container. Raises RpcError, NOT_FOUND once it
+        ended.
+        """
+        if process.pid == 0 and process.ended is None:
+            raise RpcError(
+                Code.FAILED_PRECONDITION, f"process {process.exec_id} of {self.id} has not been started"
+            )
+        if process.ended is not None:
             raise RpcError(
                 Code.NOT_FOUND, f"process {process.exec_id or 'init'} of {self.id}: process already finished"
             )

@@ -41,13 +41,13 @@ def delete(namespace: str, container_id: str, bundle: str) -> bytes:
         binary, root = str(known["binary"]), str(known["root"])
     except (OSError, ValueError, KeyError):
         binary, root = "/usr/sbin/runc", os.path.join(RUNC_ROOT, namespace)
-    pid = os.posix_spawn(
+    child = os.posix_spawn(
         binary,
         [binary, "--root", root, "delete", "--force", container_id],
         {"PATH": os.environ.get("PATH", "")},
         file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)],
     )
-    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0:
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
         print(f"runc could not delete {container_id}", file=sys.stderr)
     mounts.unmount(os.path.join(bundle, "rootfs"))
     path = socket_path(namespace, container_id)
@@ -55,7 +55,17 @@ def delete(namespace: str, container_id: str, bundle: str) -> bytes:
         if os.path.lexists(stale):
             os.unlink(stale)
     response = containerd.DeleteResponse(
+        pid=_init_pid(bundle),
         exit_status=128 + signal.SIGKILL,
         exited_at=containerd.timestamp(time.time_ns()),
     )
     return encode(response)
+
+
+def _init_pid(bundle: str) -> int:
+    """The pid that runc left in the bundle; 0 when there is none."""
+    try:
+        with open(os.path.join(bundle, "init.pid"), encoding="ascii") as file:
+            return int(file.read(16))
+    except (OSError, ValueError):
+        return 0

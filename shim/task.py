@@ -7,6 +7,7 @@ the container first. Update is kept until the wake, SIGKILL ends a sleeper witho
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -135,6 +136,8 @@ class TaskService:
         container = self._pod.get(request.id)
         if container.init.ended is not None:
             raise RpcError(Code.FAILED_PRECONDITION, f"container {container.id} has ended")
+        if container.paused:
+            raise RpcError(Code.FAILED_PRECONDITION, f"container {container.id} is paused: resume it first")
         uris = Uris(request.stdin, request.stdout, request.stderr, request.terminal)
         spec = request.spec.value if request.spec is not None else b""
         await container.add_exec(safe_id(request.exec_id), uris, spec)
@@ -152,7 +155,7 @@ class TaskService:
             status = Status.PAUSED
         uris = process.streams.uris
         response = containerd.StateResponse(
-            id=container.id,
+            id=request.exec_id or container.id,  # as containerd's shim answers; it leaves exec_id empty
             bundle=container.bundle.path,
             pid=process.pid,
             status=int(status),
@@ -160,7 +163,6 @@ class TaskService:
             stdout=uris.stdout,
             stderr=uris.stderr,
             terminal=uris.terminal,
-            exec_id=request.exec_id,
         )
         if process.ended is not None:
             response.exit_status = process.ended.code
@@ -168,13 +170,17 @@ class TaskService:
         return response
 
     async def pids(self, request: containerd.PidsRequest) -> containerd.PidsResponse:
-        """The container's processes; asleep, the one it had (containerd deletes a task that has none)."""
+        """The container's processes; asleep, the one it had (containerd deletes a task that has none). None
+        once it has ended.
+        """
         container = self._pod.get(request.id)
         asleep = container.sleeper is not None and container.sleeper.phase is not Phase.RUNNING
         found = [] if asleep or container.cgroup is None else container.cgroup.pids()
         by_pid = {process.pid: process.exec_id for process in container.execs.values() if process.pid}
         infos = []
-        for pid in found or [container.init.pid]:
+        if not found and container.init.ended is None:
+            found = [container.init.pid]
+        for pid in found:
             info = containerd.ProcessInfo(pid=pid)
             if pid in by_pid:
                 info.info = containerd.pack(containerd.ProcessDetails(exec_id=by_pid[pid]))
@@ -211,13 +217,16 @@ class TaskService:
             if container.sleeper is not None and await container.sleeper.end_asleep():
                 return Empty()
         container.kill(process, request.signal, everyone=request.all)
+        if container.paused and request.signal == signal.SIGKILL and container.cgroup is not None:
+            container.cgroup.thaw()  # cgroup v1 holds even the killed until they are thawed
+            container.paused = False
         return Empty()
 
     async def resize_pty(self, request: containerd.ResizePtyRequest) -> Empty:
-        """Sets a terminal's size."""
+        """Sets a terminal's size; of a process without one there is nothing to set."""
         process = self._pod.get(request.id).process(request.exec_id)
         if process.streams.terminal is None:
-            raise RpcError(Code.FAILED_PRECONDITION, "the process has no terminal")
+            return Empty()
         import termios  # only interactive sessions come here
 
         size = (min(request.height, 0xFFFF), min(request.width, 0xFFFF))
@@ -234,7 +243,7 @@ class TaskService:
     async def update(self, request: containerd.UpdateTaskRequest) -> Empty:
         """Changes limits; those of a sleeper are applied when it wakes."""
         container = self._pod.get(request.id)
-        resources = request.resources.value if request.resources is not None else b""
+        resources = _limits(container.id, request.resources)
         what = await _clear(container, Operation.UPDATE)
         if container.sleeper is not None and what is Answer.KEEP:
             container.sleeper.hold_update(resources)
@@ -282,6 +291,19 @@ async def _clear(container: Container, operation: Operation) -> Answer:
     if container.init.ended is not None:
         raise RpcError(Code.FAILED_PRECONDITION, f"container {container.id} has ended")
     return Answer.DO
+
+
+def _limits(container_id: str, wanted: containerd.Any | None) -> bytes:
+    """The JSON of an update's limits; looked at now: a sleeper's are applied when nobody can be told."""
+    resources = wanted.value if wanted is not None else b""
+    try:
+        if isinstance(json.loads(resources), dict):
+            return resources
+        raise ValueError("it is no object")
+    except ValueError as error:
+        raise RpcError(
+            Code.INVALID_ARGUMENT, f"the new limits of container {container_id} are no JSON: {error}"
+        ) from error
 
 
 async def _asking_runc(work: Any) -> None:

@@ -39,12 +39,15 @@ class CriuEngine:
         """Why CRIU can not dump this container; "" when nothing known speaks against it."""
         if not os.access(self._binary, os.X_OK):
             return f"there is no CRIU at {self._binary} on this node"
-        return plan.refusal(subject.spec)
+        return plan.refusal(subject.spec, subject.rootfs)
 
     def prepare(self, subject: Subject) -> None:
         """See `Engine.prepare`: CRIU takes 10 ms to load its libraries."""
+        obstacle = undumpable.stopped(subject.cgroup.pids())
+        if obstacle:
+            raise Refused(obstacle)
         try:
-            self._waiting[subject.container_id] = Worker.spawn(self._binary, self._children, {})
+            self._waiting[subject.container_id] = self._dumper(subject)
         except EngineError:
             return  # `sleep` tries again and says what is wrong
 
@@ -70,7 +73,7 @@ class CriuEngine:
         with ExitStack() as stack:
             worker = self._waiting.pop(subject.container_id, None)
             if worker is None or worker.end.done():
-                worker = Worker.spawn(self._binary, self._children, {})
+                worker = self._dumper(subject)
             options = plan.dump_options(
                 pid=pid,
                 root=subject.rootfs,
@@ -99,8 +102,12 @@ class CriuEngine:
         if worker is not None:
             await worker.stop()
 
+    def _dumper(self, subject: Subject) -> Worker:
+        return Worker.spawn(self._binary, self._children, {}, lambda: _enter_ipc(subject.spec))
+
     def _restorer(self, subject: Subject) -> Worker:
         def prepare() -> None:
+            _enter_ipc(subject.spec)
             subject.cgroup.enter()
             if subject.cgroup.unified:
                 # The restored processes inherit CRIU's cgroup namespace; on v2 runc gave them one rooted
@@ -150,6 +157,21 @@ class CriuEngine:
         if not response.success or response.restore is None:
             raise _failure("restore", response.errmsg, Path(log_dir, "restore.log"))
         return response.restore.pid, self._children.ended(response.restore.pid)
+
+
+def _enter_ipc(spec: Mapping[str, Any]) -> None:
+    """Enters the IPC namespace of the container's pod, if that is whose it is.
+
+    CRIU dumps an IPC namespace that is not its own and makes everything in it anew. The pod's lives on, with
+    what other containers have in it; CRIU 4.2 would fail to restore over it, and the memory would be lost.
+    """
+    path = plan.namespace_paths(spec).get("ipc")
+    if path:
+        namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.setns(namespace, os.CLONE_NEWIPC)
+        finally:
+            os.close(namespace)
 
 
 def _good(done: asyncio.Future[bool]) -> bool:

