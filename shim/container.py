@@ -24,6 +24,7 @@ from architect.ttrpc import containerd
 from architect.ttrpc.server import Code, RpcError
 from shim import mounts, oom
 from shim.bundle import RUNC_ROOT, Bundle
+from shim.offline import remember_runtime
 from shim.process import Process, Status
 from shim.streams import Streams, Uris
 
@@ -89,6 +90,7 @@ class Container:
             mounts.mount_all(rootfs, self.bundle.rootfs)
             self.mounted = True
         try:
+            remember_runtime(self.bundle.path, self.runc.binary, self.runc.root)
             self.init.streams = Streams.open(uris)
             self.init.pid = await self._runc_create()
             self._in_cgroup(Cgroup.of(self.init.pid))

@@ -47,7 +47,10 @@ class Engine(Protocol):
         """Why this container can not be put to sleep, as a sentence; "" when it can."""
 
     def prepare(self, subject: Subject) -> None:
-        """Starts ahead what `sleep` will need, to spare frozen time; failing to is no error."""
+        """Starts ahead what `sleep` will need, to spare frozen time; failing to is no error.
+
+        Raises Refused for what is seen to forbid a dump only while the container still runs.
+        """
 
     async def sleep(self, subject: Subject, pid: int, image: str, log_dir: str, decide: Decide) -> None:
         """Dumps the frozen container whose first process is `pid` into directory `image` and ends its
