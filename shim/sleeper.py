@@ -230,7 +230,10 @@ class Sleeper:
     async def _stay_awake(self) -> None:
         """Undoes everything of a sleep that did not come about; if the init really ended, says so."""
         assert self._container.cgroup is not None
-        self._container.cgroup.thaw()
+        try:
+            self._container.cgroup.thaw()
+        except EngineError as error:  # said, and the rest undone all the same: nobody is left HIBERNATING
+            self._note("thaw", error)
         await self._engine.forget(self._container.id)
         self._go(Phase.RUNNING)
         self.record.active_ns = time.time_ns()
