@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from architect.untrusted import Unreadable, Value, parse, shown
 
 __all__ = ["PREFIX", "ContainerSettings", "Monitor", "PodIdentity", "Port", "Refused",
-           "container_settings", "parse_duration", "pod_identity"]  # fmt: skip
+           "check_name", "container_settings", "parse_duration", "pod_identity", "refused"]  # fmt: skip
 
 PREFIX: Final = "architect.loopholelabs.io/"
 MANAGED: Final = PREFIX + "managed-containers"
@@ -116,12 +116,12 @@ def _managed(annotations: Mapping[str, str], known: Collection[str] | None) -> s
     try:
         for entry in _parsed(annotations, MANAGED).items(limit=MAX_CONTAINERS):
             name = entry.text(limit=MAX_VALUE_BYTES)
-            _check_name(entry, name, known)
+            check_name(entry, name, known)
             if name in names:
                 entry.refuse(f"names container {shown(name)} twice")
             names.add(name)
     except Unreadable as error:
-        raise _refused(MANAGED, error) from error
+        raise refused(MANAGED, error) from error
     return names
 
 
@@ -134,13 +134,14 @@ def _per_container(
     try:
         found = _parsed(annotations, key).members(limit=MAX_CONTAINERS)
         for name, value in found.items():
-            _check_name(value, name, known)
+            check_name(value, name, known)
     except Unreadable as error:
-        raise _refused(key, error) from error
+        raise refused(key, error) from error
     return found
 
 
-def _check_name(place: Value, name: str, known: Collection[str] | None) -> None:
+def check_name(place: Value, name: str, known: Collection[str] | None) -> None:
+    """Raises Unreadable about `place` unless `name` is a container's name, and one of `known` if given."""
     if not _NAME.fullmatch(name):
         place.refuse(f"{shown(name)} is no container name")
     if known is not None and name not in known:
@@ -155,7 +156,7 @@ def _duration(key: str, value: Value) -> int:
         except ValueError as error:
             value.refuse(str(error))
     except Unreadable as error:
-        raise _refused(key, error) from error
+        raise refused(key, error) from error
 
 
 def _mode(value: Value) -> Monitor:
@@ -165,7 +166,7 @@ def _mode(value: Value) -> Monitor:
             value.refuse(f'{shown(text)} is no mode; "packets" and "connections" are')
         return Monitor(text)
     except Unreadable as error:
-        raise _refused(MONITOR, error) from error
+        raise refused(MONITOR, error) from error
 
 
 def _ports(annotations: Mapping[str, str]) -> tuple[Port, ...]:
@@ -183,7 +184,7 @@ def _ports(annotations: Mapping[str, str]) -> tuple[Port, ...]:
             if protocol in _PROTOCOLS:  # SCTP: can not be dumped, so need not be watched
                 ports.add(Port(number, protocol))
     except Unreadable as error:
-        raise _refused(PORTS, error) from error
+        raise refused(PORTS, error) from error
     return tuple(sorted(ports))
 
 
@@ -191,7 +192,8 @@ def _parsed(annotations: Mapping[str, str], key: str) -> Value:
     return parse(annotations[key], limit=MAX_VALUE_BYTES)
 
 
-def _refused(key: str, error: Unreadable) -> Refused:
+def refused(key: str, error: Unreadable) -> Refused:
+    """The refusal of annotation `key` for what was found wrong in its value."""
     where = error.where
     return Refused(key, error.sentence, where=f".{where}" if where and not where.startswith("[") else where)
 

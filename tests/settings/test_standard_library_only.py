@@ -10,7 +10,7 @@ import pytest
 
 import architect
 
-PACKAGES = ["settings", "states", "untrusted", "files", "images", "ttrpc", "engine", "gate"]
+PACKAGES = ["settings", "probes", "states", "untrusted", "files", "images", "ttrpc", "engine", "gate"]
 ROOT = Path(architect.__file__).parent
 
 PROGRAM = """
