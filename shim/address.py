@@ -1,9 +1,20 @@
-"""Where shims are found, and their version: what both the command line and its late helpers know."""
+"""Where shims are found, and their version: what the command line knows without importing anything."""
 
 VERSION = "0.1.0"
 RUN_DIR = "/run/architect"
 SHIM_DIR = RUN_DIR + "/shims"
 _SUN_PATH_MAX = 107
+
+
+class Usage(Exception):
+    """The command line or the bundle is not what containerd's protocol promises."""
+
+
+def plain(value: str) -> str:
+    """`value` if it may be part of a path. Raises Usage."""
+    if not value or not all(c.isalnum() or c in "_.-" for c in value) or value.startswith("."):
+        raise Usage(f"{value[:80]!r} is no id or namespace")
+    return value
 
 
 def socket_path(namespace: str, group: str) -> str:

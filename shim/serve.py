@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import time
-from dataclasses import dataclass
 from typing import Final
 
 from architect.engine.children import Children
@@ -19,24 +18,13 @@ from shim.control import ControlService
 from shim.events import Publisher
 from shim.journal import log_to_containerd
 from shim.pod import Pod
+from shim.post import Post
 from shim.task import SERVICES, TaskService
 
 CRIU_PATHS: Final = ("/opt/architect/criu/criu", "/usr/sbin/criu", "/usr/local/sbin/criu", "/usr/bin/criu")
 _DRAIN_SECONDS: Final = 2.0
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Post:
-    """What a shim serves and for whom; made by `start`, given over to the serving process."""
-
-    namespace: str
-    group: str
-    bundle: str
-    socket_path: str
-    events_address: str
-    debug: bool
 
 
 def serve(post: Post, listener: socket.socket) -> None:

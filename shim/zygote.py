@@ -6,8 +6,6 @@ zygote serves no container: it can die at any time, and the next `start` makes a
 
 from __future__ import annotations
 
-import gc
-import json
 import os
 import signal
 import socket
@@ -18,9 +16,14 @@ from typing import Final
 sys.modules["ssl"] = None  # type: ignore[assignment]
 
 from architect.gate import GateError, nftables  # noqa: E402
-from shim.serve import Post, serve  # noqa: E402
+from shim.address import Usage  # noqa: E402
+from shim.frozen import freeze  # noqa: E402
+from shim.post import bind, read  # noqa: E402
+from shim.serve import serve  # noqa: E402
 
-_POST_MAX: Final = 16384
+_REQUEST_MAX: Final = 1 << 16
+_REQUEST_SECONDS: Final = 20.0
+_ANSWER_MAX: Final = 4096
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -36,32 +39,35 @@ def run(listener_fd: int) -> None:
         nftables.probe()  # 20 ms that each shim would spend again
     except GateError:
         pass  # a shim that has to hold packets says so, and why
-    gc.collect()
-    gc.freeze()
+    _scattered = freeze()
     while True:
         channel, _ = listener.accept()
         with channel:
-            data, fds, _, _ = socket.recv_fds(channel, _POST_MAX, 1)
-            if not fds:
-                continue  # not a start of ours: it gave no socket to serve
             if os.fork() == 0:
                 listener.close()
-                channel.close()
-                become_shim(data, fds[0])
-            os.close(fds[0])
-            channel.send(b"forked")
+                become_shim(channel)
 
 
-def become_shim(data: bytes, fd: int) -> None:
-    """Serves a post in this freshly forked process; does not return."""
+def become_shim(channel: socket.socket) -> None:
+    """Answers one `start` in this freshly forked process, and serves its pod; does not return."""
     code = 1
     try:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.setsid()
-        post = Post(**json.loads(data))
-        name_process(b"architect-shim")
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        serve(post, socket.socket(fileno=fd))
+        channel.settimeout(_REQUEST_SECONDS)
+        try:
+            post = read(channel.recv(_REQUEST_MAX))
+            listener = bind(post.socket_path)
+        except (Usage, OSError) as error:
+            channel.send(f"refused {error}".encode()[:_ANSWER_MAX])
+            return
+        if listener is not None:
+            os.setsid()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            name_process(b"architect-shim")
+            _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        channel.send(f"serving {post.socket_path}".encode())
+        channel.close()
+        if listener is not None:
+            serve(post, listener)
         code = 0
     finally:
         os._exit(code)

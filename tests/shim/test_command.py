@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from shim.address import socket_path
-from shim.command import Usage, parse
+from shim.address import Usage, socket_path
+from shim.command import parse
+from shim.post import read
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "shim" / "containerd-shim-runc-architect-v1"
@@ -50,14 +50,49 @@ def test_sockets_fit_whatever_the_id() -> None:
     assert socket_path("k8s.io", "f" * 128) != socket_path("k8s.io", "e" * 128)
 
 
-def test_a_hostile_sandbox_id_is_refused_before_anything_is_made(tmp_path: Path) -> None:
-    config = {"annotations": {"io.kubernetes.cri.sandbox-id": "../../../etc/x"}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    argv = [sys.executable, "-IS", str(PROGRAM), "-namespace", "k8s.io", "-id", "a", "start"]
+@pytest.mark.parametrize(
+    ("flags", "config"),
+    [
+        pytest.param({"id": "../x"}, "{}", id="an id that is a path"),
+        pytest.param({"namespace": ""}, "{}", id="no namespace"),
+    ],
+)
+def test_a_hostile_command_line_is_refused_before_anything_is_made(
+    tmp_path: Path, flags: dict[str, str], config: str
+) -> None:
+    (tmp_path / "config.json").write_text(config)
+    given = {"namespace": "k8s.io", "id": "a", **flags}
+    words = [word for name, value in given.items() for word in (f"-{name}", value)]
+    argv = [sys.executable, "-IS", str(PROGRAM), *words, "start"]
     ended = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 1
     assert "is no id" in ended.stderr
     assert list(tmp_path.iterdir()) == [tmp_path / "config.json"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(
+            '{"annotations": {"io.kubernetes.cri.sandbox-id": "../../etc/x"}}', id="an id that is a path"
+        ),
+        pytest.param('{"annotations": {"io.kubernetes.cri.sandbox-id": ["x"]}}', id="an id that is no text"),
+        pytest.param('{"annotations": [1]}', id="annotations that are none"),
+        pytest.param("[" * 100_000, id="nested without end"),
+        pytest.param("no JSON", id="no JSON"),
+    ],
+)
+def test_a_hostile_bundle_is_refused_with_a_sentence(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(Usage, match=r"is no id|is no OCI specification"):
+        read("\0".join(("k8s.io", "a", str(tmp_path), "", "")).encode())
+
+
+def test_containers_of_one_pod_share_a_post(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"annotations": {"io.kubernetes.cri.sandbox-id": "pod"}}')
+    first, second = (read("\0".join(("k8s.io", name, str(tmp_path), "", "")).encode()) for name in ("a", "b"))
+    assert first == second
+    assert first.group == "pod"
 
 
 def _modules(statement: str) -> set[str]:
@@ -77,7 +112,10 @@ def test_starting_a_shim_imports_next_to_nothing() -> None:
         "ctypes",
         "typing",
         "re",
-    } - {"re"}
+        "json",
+        "socket",
+        "enum",
+    }
 
 
 def test_the_serving_shim_imports_the_standard_library_only_and_no_tls() -> None:
