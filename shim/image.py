@@ -15,6 +15,10 @@ from shim.threads import in_thread
 log = logging.getLogger(__name__)
 
 
+class Damaged(Exception):
+    """An image is not what was sealed: nothing can be restored from it."""
+
+
 class SleepImage:
     """An image directory from its beginning to its removal. `bytes`: what it takes on disk, once sealed."""
 

@@ -8,11 +8,13 @@ import signal
 import sys
 import time
 
+from architect.gate import GateError, PodGate
 from architect.ttrpc import containerd, runtime_info
 from architect.ttrpc.codec import encode
+from architect.ttrpc.server import RpcError
 from shim import mounts
 from shim.address import VERSION, socket_path
-from shim.bundle import RUNC_ROOT, safe_id
+from shim.bundle import RUNC_ROOT, Bundle, safe_id
 
 RUNTIME_FILE = "architect-runtime.json"
 
@@ -50,6 +52,7 @@ def delete(namespace: str, container_id: str, bundle: str) -> bytes:
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
         print(f"runc could not delete {container_id}", file=sys.stderr)
     mounts.unmount(os.path.join(bundle, "rootfs"))
+    _open_gate(container_id, bundle)
     path = socket_path(namespace, container_id)
     for stale in (path, path.removesuffix(".sock") + ".gate"):
         if os.path.lexists(stale):
@@ -60,6 +63,18 @@ def delete(namespace: str, container_id: str, bundle: str) -> bytes:
         exited_at=containerd.timestamp(time.time_ns()),
     )
     return encode(response)
+
+
+def _open_gate(container_id: str, bundle: str) -> None:
+    """Takes its rules out of the pod's network namespace: packets meet the truth, instead of nobody."""
+    try:
+        netns = Bundle.load(container_id, bundle).netns
+        if netns and os.path.exists(netns):
+            gate = PodGate(netns)
+            gate.open(container_id)
+            gate.unwatch(container_id)
+    except (RpcError, GateError) as error:
+        print(f"the packet gate of {container_id} was left as it is: {error}", file=sys.stderr)
 
 
 def _init_pid(bundle: str) -> int:

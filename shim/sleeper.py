@@ -6,9 +6,11 @@ Falling asleep                                   Waking
 3. anything unread? then thaw, it was activity   3. open the gate: held packets go on, in order
 4. dump, seal the image (manifest last)          4. tell runc the new pid, apply held-back limits
 5. anything come meanwhile? then thaw            5. remove the image
-6. CRIU ends the processes                       failed twice: keep the image aside, start fresh, loudly
+6. CRIU ends the processes
 
-Up to step 6 every error and every doubt ends in a thaw: the container runs on as if nothing had been.
+Up to step 6 every error and every doubt ends in a thaw: the container runs on as if nothing had been. A wake
+that fails leaves it asleep, to be tried again for a while (`tries.py`). After that, or when the image is
+damaged, the image is kept aside and the container started fresh, loudly.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from architect import images
 from architect.engine import Declined, Engine, EngineError, Subject
@@ -29,8 +31,9 @@ from architect.settings import ContainerSettings, PodIdentity, Port
 from architect.states import Answer, Operation, Phase, StateRecord, answer, refusal
 from architect.ttrpc.server import Code, RpcError
 from shim.fresh import awaited, listens_again
-from shim.image import SleepImage
+from shim.image import Damaged, SleepImage
 from shim.place import Place
+from shim.tries import Tries
 
 if TYPE_CHECKING:
     from shim.container import Container
@@ -73,6 +76,7 @@ class Sleeper:
         self._discarding: set[asyncio.Task[None]] = set()
         self._wake_wanted = ""
         self._waking: asyncio.Task[None] | None = None
+        self._tries = Tries(lambda: self.want("packet"))
         self._held_end: Ended | None = None
         self._held_update: bytes | None = None
         self._listened: set[Port] = set()
@@ -93,6 +97,7 @@ class Sleeper:
 
     def stopped(self) -> None:
         """The container has ended for good: its gate opens, so that packets meet the truth."""
+        self._tries.over()
         self._open_gate()
         self._go(Phase.STOPPED)
 
@@ -277,7 +282,7 @@ class Sleeper:
     async def wake(self, cause: str) -> None:
         """Makes the container run, whatever it does now. Any number of callers share one restore.
 
-        Raises RpcError when the container has ended or can not even be started fresh.
+        Raises RpcError: UNAVAILABLE when it sleeps on, INTERNAL when it can not even be started fresh.
         """
         if self.phase is Phase.HIBERNATING:
             self._wake_wanted = self._wake_wanted or cause
@@ -299,7 +304,10 @@ class Sleeper:
                 end = await self._restore()
             except Exception as error:  # noqa: BLE001  (whatever it was, nobody may be left waking)
                 self._note("wake", error)
+                if not isinstance(error, Damaged) and self._tries.failed():
+                    await self._sleep_on(error)
                 end = await self._start_fresh(error)
+            self._tries.over()
             self._open_gate()
             self.record.active_ns = time.time_ns()
             self.record.wakes += 1
@@ -328,13 +336,24 @@ class Sleeper:
             except (EngineError, OSError) as error:
                 await asyncio.wait({verified})
                 if verified.exception() is None and verified.result():
-                    raise EngineError(f"its image is damaged: {verified.result()}") from error
+                    raise Damaged(f"its image is damaged: {verified.result()}") from error
                 if last:
                     raise
                 self._note("wake", error)
                 assert self._container.cgroup is not None
                 self._container.cgroup.kill()
         raise AssertionError("unreachable")
+
+    async def _sleep_on(self, cause: Exception) -> NoReturn:
+        """Goes back to sleep for another try: at the next request, and soon if packets wait."""
+        assert self._container.cgroup is not None
+        self._container.cgroup.kill()  # what a restore left half done
+        self._go(Phase.SCALED_DOWN)
+        await self._engine.ready(self._subject())
+        if self.settings.monitor and self._gatekeeper.packets_seen(self._container.id):
+            self._tries.later()
+        sentence = f"container {self._container.id} sleeps on, its memory is kept: {cause}"
+        raise RpcError(Code.UNAVAILABLE, sentence) from cause
 
     async def _start_fresh(self, cause: Exception) -> asyncio.Future[Ended]:
         """The last resort: the image is put aside for diagnosis, the container starts with empty memory."""

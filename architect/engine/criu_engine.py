@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from architect.engine import Decide, Subject, plan, undumpable
+from architect.engine import Decide, Subject, plan, undumpable, watches
 from architect.engine.children import Children, Ended
 from architect.engine.criu import FIRST_FD, Worker, log_tail
 from architect.engine.criu_messages import Notify, RequestType
@@ -55,9 +55,11 @@ class CriuEngine:
         """See `Engine.sleep`. The dumped processes die by CRIU's hand, their sockets in repair mode: no FIN,
         no RST.
         """
-        obstacle = undumpable.held(subject.cgroup.pids())
+        pids = subject.cgroup.pids()
+        obstacle = undumpable.held(pids)
         if obstacle:
             raise Refused(obstacle)
+        _raise_if_unread(pids)
         table = plan.mount_table(Path(f"/proc/{pid}/mountinfo").read_text())
         external = plan.external_mounts(subject.spec, table, subject.cgroup)
         extra = {"external": external, "streams": _stream_names(pid)}
@@ -67,7 +69,7 @@ class CriuEngine:
             nonlocal declined
             if notify.script != "post-dump":
                 return True
-            declined = not await decide(extra)
+            declined = bool(watches.unread(pids)) or not await decide(extra)
             return not declined
 
         with ExitStack() as stack:
@@ -80,6 +82,7 @@ class CriuEngine:
                 netns_inode=os.stat(f"/proc/{pid}/ns/net").st_ino,
                 freezer=subject.cgroup.freezer,
                 external=external,
+                watched=watches.places(pids),
                 image_fd=_directory(image, stack),
                 log_fd=_directory(log_dir, stack),
             )
@@ -157,6 +160,12 @@ class CriuEngine:
         if not response.success or response.restore is None:
             raise _failure("restore", response.errmsg, Path(log_dir, "restore.log"))
         return response.restore.pid, self._children.ended(response.restore.pid)
+
+
+def _raise_if_unread(pids: list[int]) -> None:
+    unread = watches.unread(pids)
+    if unread:
+        raise Declined(unread)
 
 
 def _enter_ipc(spec: Mapping[str, Any]) -> None:

@@ -84,6 +84,7 @@ class Options:
     inherit_fd: list[InheritFd] = field(27, InheritFd, repeated=True)
     manage_cgroups_mode: int | None = field(34, ENUM, optional=True)
     ghost_limit: int | None = field(35, UINT32, optional=True)
+    irmap_scan_paths: list[str] = field(36, STRING, repeated=True)
     external: list[str] = field(37, STRING, repeated=True)
     join_ns: list[JoinNamespace] = field(39, JoinNamespace, repeated=True)
     freeze_cgroup: str | None = field(44, STRING, optional=True)

@@ -165,10 +165,14 @@ def dump_options(
     netns_inode: int,
     freezer: str,
     external: Mapping[str, str],
+    watched: Sequence[str],
     image_fd: int,
     log_fd: int,
 ) -> Options:
-    """The options of a dump of process `pid` and all below it, which dies with the success of the dump."""
+    """The options of a dump of process `pid` and all below it, which dies with the success of the dump.
+
+    `watched`: paths in the container of files that are watched (see `watches.py`).
+    """
     options = _common(root)
     options.pid = pid
     options.leave_running = False
@@ -176,6 +180,7 @@ def dump_options(
     options.work_dir_fd = log_fd
     options.log_file = "dump.log"
     options.freeze_cgroup = freezer
+    options.irmap_scan_paths = list(watched)
     options.external = [f"net[{netns_inode}]:{NETNS_KEY}"]
     options.ext_mnt = [
         MountMap(key=point, value=MASK if source == MASK else point) for point, source in external.items()

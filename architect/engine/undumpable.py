@@ -42,7 +42,7 @@ def held(pids: Iterable[int]) -> str:
                 continue
             for prefix, what, cure in _HELD:
                 if target.startswith(prefix):
-                    return f"its process {_inner_pid(pid)} holds {what}, which CRIU cannot dump; {cure}"
+                    return f"its process {inner_pid(pid)} holds {what}, which CRIU cannot dump; {cure}"
     return ""
 
 
@@ -53,13 +53,13 @@ def stopped(pids: Iterable[int]) -> str:
     """
     for pid in pids:
         if _field(pid, "TracerPid") not in ("", "0"):  # one process at a time can trace another, CRIU has to
-            return f"its process {_inner_pid(pid)} is being debugged (ptrace); let its debugger go"
+            return f"its process {inner_pid(pid)} is being debugged (ptrace); let its debugger go"
         if _field(pid, "State").startswith("T"):  # CRIU 4.2 would wait for it for ever
-            return f"its process {_inner_pid(pid)} is stopped (SIGSTOP); let it go on (SIGCONT)"
+            return f"its process {inner_pid(pid)} is stopped (SIGSTOP); let it go on (SIGCONT)"
     return ""
 
 
-def _inner_pid(pid: int) -> str:
+def inner_pid(pid: int) -> str:
     """The number that the process has in its own container, which is the one its owner knows."""
     numbers = _field(pid, "NSpid").split()
     return numbers[-1] if numbers else str(pid)

@@ -57,7 +57,7 @@ def test_mounts_from_outside_are_named_with_the_path_to_mount_again() -> None:
 def test_a_dump_and_its_restore_agree_on_the_names_of_what_is_external() -> None:
     external = plan.external_mounts(SPEC, plan.mount_table(TABLE), CGROUP)
     dump = plan.dump_options(
-        pid=1, root="/r", netns_inode=5, freezer="/f", external=external, image_fd=3, log_fd=4
+        pid=1, root="/r", netns_inode=5, freezer="/f", external=external, watched=[], image_fd=3, log_fd=4
     )
     restore = plan.restore_options(
         root="/r",
@@ -74,7 +74,7 @@ def test_a_dump_and_its_restore_agree_on_the_names_of_what_is_external() -> None
 
 def test_options_that_mean_no_travel_as_no_and_not_as_silence() -> None:
     options = plan.dump_options(
-        pid=1, root="/r", netns_inode=5, freezer="/f", external={}, image_fd=3, log_fd=4
+        pid=1, root="/r", netns_inode=5, freezer="/f", external={}, watched=[], image_fd=3, log_fd=4
     )
     received = decode(Options, encode(options))
     assert received.tcp_skip_in_flight is False

@@ -8,6 +8,7 @@ import itertools
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +20,11 @@ import pytest
 from architect.ttrpc.client import Code, RpcError
 from hack.control import Daemon, await_phase, await_true, describe, hibernate, shim_socket, status, wake
 from hack.cri import Container, Cri
+from shim import tries
 from shim.serve import CRIU_PATHS
 from tests.node.asking import CONTAINERD_LOG, PODS, explain, get, images_of, processes_named
 from tests.node.conftest import MakePod, Run, managed
+from tests.node.test_packets import hibernate_when_quiet
 
 STATE = PODS.parent
 
@@ -66,7 +69,7 @@ def test_without_criu_it_runs_on_and_says_what_is_missing_and_sleeps_once_it_is_
         for path in there:
             path.with_suffix(".aside").rename(path)
     assert status(app).refusal == ""
-    hibernate(app)
+    hibernate_when_quiet(app)
     assert get(app) == "2"
 
 
@@ -97,7 +100,7 @@ def test_a_full_disk_while_dumping_leaves_it_running_and_nothing_behind(
         assert get(app) == str(attempt)
         assert images_of(app) == []
     small_disk("100%")
-    hibernate(app)
+    hibernate_when_quiet(app)
     assert get(app) == "4"
 
 
@@ -122,7 +125,7 @@ def test_a_disk_without_a_free_byte_leaves_it_running(small_disk: Callable[[str]
     assert get(app) == "1"
     assert images_of(app) == []
     filler.unlink()
-    hibernate(app)
+    hibernate_when_quiet(app)
     assert get(app) == "2"
 
 
@@ -131,7 +134,7 @@ def test_a_killed_criu_leaves_the_container_it_was_dumping_running(run: Run) -> 
     get(app, "/heap?mb=150")
     with ThreadPoolExecutor(1) as pool:
         for attempt in range(1, 6):
-            falling = pool.submit(hibernate, app)
+            falling = pool.submit(hibernate_when_quiet, app)
             await_phase(app, "HIBERNATING")
             # At another point of the dump each time: as soon as CRIU is there, then as its image grows.
             await_true(lambda: bool(processes_named(app.pod, "criu")), "CRIU runs")
@@ -144,7 +147,7 @@ def test_a_killed_criu_leaves_the_container_it_was_dumping_running(run: Run) -> 
             assert failed.value.code is Code.INTERNAL
             assert get(app) == str(attempt)
             assert (status(app).phase, images_of(app)) == ("RUNNING", [])
-        hibernate(app)
+        hibernate_when_quiet(app)
         assert get(app) == "6"
         assert get(app, "/heap?mb=1") == "1"
 
@@ -202,7 +205,7 @@ def test_a_damaged_image_is_never_restored_but_kept_aside_and_the_container_star
 ) -> None:
     app = run()
     assert [get(app), get(app)] == ["1", "2"]
-    hibernate(app)
+    hibernate_when_quiet(app)
     (image,) = images_of(app)
     damage(image)
     assert get(app) == "1", "it has no memory of before"
@@ -213,7 +216,7 @@ def test_a_damaged_image_is_never_restored_but_kept_aside_and_the_container_star
     assert str(aside) in said
     assert f"container {app.id} STARTS FRESH" in CONTAINERD_LOG.read_text()
     assert app.exec("/usr/bin/python3", "-c", "print(1)").stdout == b"1\n"
-    hibernate(app)
+    hibernate_when_quiet(app)
     assert get(app) == "2"
     await_true(lambda: images_of(app) == [aside], "the image it woke from is removed, the damaged one kept")
 
@@ -221,7 +224,7 @@ def test_a_damaged_image_is_never_restored_but_kept_aside_and_the_container_star
 def test_an_image_that_is_gone_means_a_fresh_start_that_says_so(run: Run) -> None:
     app = run()
     get(app)
-    hibernate(app)
+    hibernate_when_quiet(app)
     for image in images_of(app):
         lose_everything(image)
     assert get(app) == "1"
@@ -230,7 +233,7 @@ def test_an_image_that_is_gone_means_a_fresh_start_that_says_so(run: Run) -> Non
 
 def test_a_fresh_start_can_be_stopped_and_its_exit_is_the_containers(run: Run) -> None:
     app = run()
-    hibernate(app)
+    hibernate_when_quiet(app)
     flip_a_byte(images_of(app)[0])
     wake(app)
     app.await_line("listening")
@@ -249,7 +252,7 @@ def restorer_of(app: Container) -> int:
 def test_a_killed_restorer_is_missed_by_nobody(run: Run) -> None:
     app = run()
     assert get(app) == "1"
-    hibernate(app)
+    hibernate_when_quiet(app)
     os.kill(restorer_of(app), signal.SIGKILL)
     await_true(lambda: not processes_named(app.pod, "criu"), "the restorer is gone")
     assert get(app) == "2"
@@ -259,7 +262,7 @@ def test_a_criu_killed_while_restoring_costs_a_second_try_and_not_the_memory(run
     app = run()
     get(app, "/heap?mb=150")
     assert get(app) == "1"
-    hibernate(app)
+    hibernate_when_quiet(app)
     restorer = restorer_of(app)
     with ThreadPoolExecutor(1) as pool:
         waking = pool.submit(wake, app)
@@ -269,6 +272,73 @@ def test_a_criu_killed_while_restoring_costs_a_second_try_and_not_the_memory(run
     assert get(app) == "2"
     assert any("CRIU ended before it answered" in reason for reason in reasons(app, "wake"))
     assert reasons(app, "fresh start") == []
+
+
+@contextlib.contextmanager
+def no_restore_works(app: Container) -> Iterator[None]:
+    """CRIU is there and fails at whatever it is asked; also the one that waits for the wake is gone."""
+    there = [path for path in map(Path, CRIU_PATHS) if path.exists()]
+    restorer = restorer_of(app)
+    for path in there:
+        path.rename(path.with_suffix(".aside"))
+        path.write_text("#!/bin/sh\nexit 1\n")
+        path.chmod(0o755)
+    try:
+        os.kill(restorer, signal.SIGKILL)
+        yield
+    finally:
+        for path in there:
+            path.with_suffix(".aside").rename(path)
+
+
+def test_while_no_restore_works_it_sleeps_on_and_says_why_and_then_wakes_with_its_memory(run: Run) -> None:
+    app = run()
+    assert get(app) == "1"
+    hibernate_when_quiet(app)
+    before = images_of(app)
+    with ThreadPoolExecutor(1) as pool:
+        with no_restore_works(app):
+            with pytest.raises(RpcError, match="sleeps on, its memory is kept: CRIU ended") as refused:
+                wake(app)
+            assert refused.value.code is Code.UNAVAILABLE
+            with pytest.raises(grpc.RpcError, match="sleeps on"):
+                app.exec("/usr/bin/python3", "-c", "print(1)")
+            failed = len(reasons(app, "wake"))
+            held = pool.submit(get, app)
+            await_true(lambda: len(reasons(app, "wake")) >= failed + 4, "two wakes for it have failed")
+            assert status(app).phase in ("SCALED_DOWN", "WAKING")
+            assert images_of(app) == before
+        assert held.result() == "2"
+    assert reasons(app, "fresh start") == []
+    hibernate_when_quiet(app)
+    assert get(app) == "3"
+
+
+def test_a_sleeper_that_cannot_be_woken_can_be_ended(run: Run) -> None:
+    app = run()
+    hibernate_when_quiet(app)
+    with no_restore_works(app):
+        with pytest.raises(RpcError):
+            wake(app)
+        app.remove()
+    assert images_of(app) == []
+
+
+@pytest.mark.slow
+def test_when_no_restore_works_for_long_it_starts_fresh_and_its_image_is_kept(run: Run) -> None:
+    app = run()
+    assert get(app) == "1"
+    hibernate_when_quiet(app)
+    (image,) = images_of(app)
+    with no_restore_works(app), socket.socket() as client:
+        client.setblocking(False)
+        client.connect_ex((app.pod.addresses[0], 8080))
+        await_true(lambda: status(app).wakes == 1, "it runs")
+        assert len(reasons(app, "wake")) > tries.LEAST
+        assert reasons(app, "fresh start")
+    assert get(app) == "1", "it has no memory of before"
+    (aside,) = images_of(app)
+    assert aside.name == f"{image.name}.quarantined"
 
 
 # ---- shim and containerd
@@ -286,7 +356,7 @@ def cgroups_of(*ids: str) -> list[str]:
 def test_after_a_killed_shim_nothing_is_left_but_the_image(run: Run, cri: Cri, daemon: Daemon) -> None:
     app = run()
     get(app)
-    hibernate(app)
+    hibernate_when_quiet(app)
     ids = (app.id, app.pod.id)
     (image,) = images_of(app)
     restorer = restorer_of(app)
@@ -307,7 +377,7 @@ def test_after_a_killed_shim_nothing_is_left_but_the_image(run: Run, cri: Cri, d
 def test_a_pod_can_be_made_again_after_its_shim_was_killed(run: Run, make_pod: MakePod) -> None:
     app = run()
     get(app)
-    hibernate(app)
+    hibernate_when_quiet(app)
     os.kill(describe(app.pod).shim_pid, signal.SIGKILL)
     await_true(lambda: app.status().state == 2, "containerd knows that the container has ended")
     app.pod.stop()
@@ -316,7 +386,7 @@ def test_a_pod_can_be_made_again_after_its_shim_was_killed(run: Run, make_pod: M
     )
     again.await_line("listening")
     assert get(again) == "1"
-    hibernate(again)
+    hibernate_when_quiet(again)
     assert get(again) == "2"
 
 
@@ -346,16 +416,16 @@ def containerd_serves() -> bool:
 def test_a_sleeper_outlives_containerd_and_wakes_with_its_memory(run: Run) -> None:
     app = run()
     assert get(app) == "1"
-    hibernate(app)
+    hibernate_when_quiet(app)
     before = app.status()
     restart_containerd()
     await_true(containerd_serves, "containerd serves")
     assert (app.status().state, app.status().started_at) == (before.state, before.started_at)
     assert status(app).phase == "SCALED_DOWN"
     assert get(app) == "2"
-    hibernate(app)
+    hibernate_when_quiet(app)
     assert app.exec("/usr/bin/python3", "-c", "print(1)").stdout == b"1\n"
     assert get(app) == "3"
-    hibernate(app)
+    hibernate_when_quiet(app)
     app.stop()
     assert app.status().exit_code == 0
