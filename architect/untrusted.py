@@ -77,6 +77,12 @@ class Value:
             self.refuse(f"{shown(self.raw)} is not within {low} and {high}")
         return self.raw
 
+    def boolean(self) -> bool:
+        """True or false."""
+        if not isinstance(self.raw, bool):
+            self._wrong("a boolean")
+        return self.raw
+
     def items(self, *, limit: int) -> list[Value]:
         """The entries of a list of at most `limit`."""
         if not isinstance(self.raw, list):

@@ -6,17 +6,18 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from architect.engine.errors import Refused
-from architect.engine.plan import namespace_paths, read_spec
+from architect.engine.plan import namespace_paths
+from architect.engine.spec import MAX_BYTES, read_spec
+from architect.files import read_whole
 from architect.ttrpc import containerd
-from architect.ttrpc.codec import DecodeError, decode, full_name
+from architect.ttrpc.codec import DecodeError, decode, encode, full_name
 from architect.ttrpc.server import Code, RpcError
 
 _SAFE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_OPTIONS_FILE_MAX: Final = 1 << 20
+_OPTIONS_MAX: Final = 64 << 10
 RUNC_ROOT: Final = "/run/containerd/runc"
 
 
@@ -38,22 +39,23 @@ class Bundle:
     @classmethod
     def load(cls, container_id: str, path: str) -> Bundle:
         """Reads `path`/config.json. Raises RpcError when there is none or it is no OCI spec."""
+        if not path.startswith("/") or "\0" in path:
+            raise RpcError(Code.INVALID_ARGUMENT, f"container {container_id}: {path[:200]!r} is no bundle")
         try:
-            spec = read_spec(Path(path, "config.json").read_text())
-        except (OSError, Refused, UnicodeDecodeError) as error:
+            spec = read_spec(read_whole(os.path.join(path, "config.json"), MAX_BYTES))
+        except (OSError, Refused) as error:
             raise RpcError(Code.INVALID_ARGUMENT, f"container {container_id}: {error}") from error
         return cls(safe_id(container_id), path, spec)
 
     @property
     def rootfs(self) -> str:
         """Where the container's root file system is: in the bundle, or where the spec says."""
-        root = self.spec.get("root") or {}
-        return os.path.join(self.path, str(root.get("path") or "rootfs"))
+        return os.path.join(self.path, self.spec.get("root", {}).get("path") or "rootfs")
 
     @property
     def annotations(self) -> Mapping[str, str]:
         """The OCI annotations; what is no string is left out."""
-        found = self.spec.get("annotations") or {}
+        found = self.spec.get("annotations", {})
         return {key: value for key, value in found.items() if isinstance(value, str)}
 
     @property
@@ -73,29 +75,37 @@ def runtime_options(options: containerd.Any | None) -> containerd.Options:
     kind = options.type_url.rsplit("/", 1)[-1]
     try:
         if kind == full_name(containerd.Options):
-            return decode(containerd.Options, options.value)
-        if kind == full_name(containerd.RuntimeOptions):
-            return _from_toml(decode(containerd.RuntimeOptions, options.value))
+            found = decode(containerd.Options, options.value)
+        elif kind == full_name(containerd.RuntimeOptions):
+            found = _from_toml(decode(containerd.RuntimeOptions, options.value))
+        else:
+            raise RpcError(Code.INVALID_ARGUMENT, f"runtime options of type {kind[:200]} are not known here")
     except DecodeError as error:
         raise RpcError(Code.INVALID_ARGUMENT, f"the runtime options do not parse: {error}") from error
-    raise RpcError(Code.INVALID_ARGUMENT, f"runtime options of type {kind} are not known here")
+    if "\0" in found.binary_name + found.root:
+        raise RpcError(Code.INVALID_ARGUMENT, "the runtime options name a path with a NUL in it")
+    return found
 
 
 def _from_toml(options: containerd.RuntimeOptions) -> containerd.Options:
     """Reads the generic form: TOML with the keys of containerd's runc options."""
     import tomllib  # rarely needed, and half a megabyte in every shim
 
-    text = options.config_body.decode("utf-8", "replace")
+    body = options.config_body
     try:
-        if not text and options.config_path:
-            text = Path(options.config_path).read_text()[:_OPTIONS_FILE_MAX]
-        table = tomllib.loads(text)
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        if not body and options.config_path:
+            body = read_whole(os.path.realpath(options.config_path), _OPTIONS_MAX)
+        if len(body) > _OPTIONS_MAX:
+            raise ValueError(f"{len(body)} bytes; {_OPTIONS_MAX} are allowed")
+        table = tomllib.loads(body.decode())
+        result = containerd.Options()
+        for key, attribute in _TOML_KEYS.items():
+            value = table.get(key)
+            if type(value) is type(getattr(result, attribute)):  # a boolean is an int to Python
+                setattr(result, attribute, value)
+        encode(result)  # a number may be beyond what its field can hold
+    except (OSError, ValueError, RecursionError) as error:  # the parser descends with every bracket
         raise RpcError(Code.INVALID_ARGUMENT, f"the runtime options do not parse: {error}") from error
-    result = containerd.Options()
-    for key, attribute in _TOML_KEYS.items():
-        if isinstance(table.get(key), type(getattr(result, attribute))):
-            setattr(result, attribute, table[key])
     return result
 
 

@@ -22,6 +22,7 @@ from architect.engine.errors import EngineError
 from architect.engine.runc import Runc
 from architect.ttrpc import containerd
 from architect.ttrpc.server import Code, RpcError
+from architect.untrusted import Unreadable, Value
 from shim import mounts, oom
 from shim.bundle import RUNC_ROOT, Bundle
 from shim.offline import remember_runtime
@@ -97,7 +98,7 @@ class Container:
         except (EngineError, OSError) as error:
             await self._undo_create()
             raise RpcError(Code.UNKNOWN, f"container {self.id} cannot be created: {error}") from error
-        except (RpcError, asyncio.CancelledError):
+        except BaseException:
             await asyncio.shield(self._undo_create())
             raise
         self.watch_init(self.children.ended(self.init.pid))
@@ -140,7 +141,7 @@ class Container:
 
     async def start(self) -> None:
         """Starts the created init; containerd hears of the start before it hears of the end."""
-        if self.init.status is not Status.CREATED:
+        if self.init.status is not Status.CREATED or self.init.starting:
             raise RpcError(Code.FAILED_PRECONDITION, f"container {self.id} is not in state created")
         self.init.starting = True
         try:
@@ -202,12 +203,11 @@ class Container:
         if exec_id in self.execs:
             raise RpcError(Code.ALREADY_EXISTS, f"exec {exec_id} of container {self.id} already exists")
         try:
-            document = json.loads(spec)
-        except ValueError as error:
+            document = {**Value(json.loads(spec)).mapping(), "terminal": uris.terminal}
+        except (Unreadable, ValueError, RecursionError) as error:
             raise RpcError(
-                Code.INVALID_ARGUMENT, f"the process of exec {exec_id} is no JSON: {error}"
+                Code.INVALID_ARGUMENT, f"the process of exec {exec_id} cannot be read: {error}"
             ) from error
-        document["terminal"] = uris.terminal
         self.execs[exec_id] = Process(exec_id, Streams(uris), json.dumps(document).encode())
 
     async def start_exec(self, process: Process) -> None:
@@ -224,6 +224,9 @@ class Container:
                 process.pid = await self.runc.exec(process.streams.process_ends(), process.spec, pid_file)
         except (EngineError, OSError, RpcError):
             process.streams.close()
+            if process.pid:  # it runs, on a terminal that nobody holds
+                os.kill(process.pid, signal.SIGKILL)
+                process.pid = 0
             raise
         process.status = Status.RUNNING
 
@@ -277,13 +280,13 @@ class Container:
 
     async def delete_exec(self, process: Process) -> None:
         """Forgets an ended exec."""
-        if process.ended is None and process.status is not Status.CREATED:
+        if process.ended is None and process.running():
             raise RpcError(Code.FAILED_PRECONDITION, f"exec {process.exec_id} of {self.id} still runs")
         if process.finishing is not None:
             await asyncio.wait({process.finishing}, timeout=_FLUSH_SECONDS)
         process.streams.close()
         Path(f"{self.bundle.path}/exec-{process.exec_id}.pid").unlink(missing_ok=True)
-        del self.execs[process.exec_id]
+        self.execs.pop(process.exec_id, None)  # who asked twice at once finds it gone
 
 
 class Console:

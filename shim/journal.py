@@ -22,6 +22,8 @@ class FifoHandler(logging.Handler):
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
         quoted = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        if not quoted.isprintable():  # a client's words may hold what moves a terminal's cursor
+            quoted = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in quoted)
         line = f'time="{stamp}" level={record.levelname.lower()} msg="{quoted}" from={record.name}\n'
         try:
             os.write(self._fd, line.encode())

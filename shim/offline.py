@@ -11,7 +11,7 @@ import time
 from architect.gate import GateError, PodGate
 from architect.ttrpc import containerd, runtime_info
 from architect.ttrpc.codec import encode
-from architect.ttrpc.server import RpcError
+from architect.ttrpc.rpc import RpcError
 from shim import mounts
 from shim.address import VERSION, socket_path
 from shim.bundle import RUNC_ROOT, Bundle, safe_id
@@ -35,13 +35,16 @@ def delete(namespace: str, container_id: str, bundle: str) -> bytes:
 
     The image of a sleeper stays where it is, for diagnosis.
     """
-    safe_id(container_id)
+    try:
+        safe_id(container_id)
+    except RpcError as error:
+        raise ValueError(error.message) from error
     bundle = bundle or os.getcwd()
     try:
         with open(os.path.join(bundle, RUNTIME_FILE), encoding="utf-8") as file:
             known = json.load(file)
         binary, root = str(known["binary"]), str(known["root"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         binary, root = "/usr/sbin/runc", os.path.join(RUNC_ROOT, namespace)
     child = os.posix_spawn(
         binary,

@@ -76,7 +76,11 @@ class Pod:
             self.identity = identity
         self.netns = self.netns or bundle.netns
         if wanted is not None:
-            container.sleeper = self._sleeper(container, wanted, identity)
+            try:
+                container.sleeper = self._sleeper(container, wanted, identity)
+            except BaseException:
+                del self.containers[container.id]
+                raise
         return container
 
     def _sleeper(

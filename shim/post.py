@@ -36,21 +36,22 @@ def read(request: bytes) -> Post:
         namespace, container_id, bundle, events_address, debug = request.decode().split("\0")
     except ValueError as error:
         raise Usage(f"the request of `start` is not of this version: {error}") from error
-    group = plain(_sandbox_id(bundle) or container_id)
+    path = os.path.join(bundle, "config.json")
+    with open(path, encoding="utf-8") as file:
+        config = file.read(_CONFIG_MAX + 1)
+    if len(config) > _CONFIG_MAX:
+        raise Usage(f"{path} is larger than {_CONFIG_MAX} characters")
+    group = group_of(config, container_id)
     return Post(namespace, group, bundle, socket_path(namespace, group), events_address, bool(debug))
 
 
-def _sandbox_id(bundle: str) -> str:
-    """Of the container's annotations; "" when it has none: it is a pod of its own then."""
-    path = os.path.join(bundle, "config.json")
-    with open(path, "rb") as file:
-        text = file.read(_CONFIG_MAX + 1)
-    if len(text) > _CONFIG_MAX:
-        raise Usage(f"{path} is larger than {_CONFIG_MAX} bytes")
+def group_of(config: str, container_id: str) -> str:
+    """The pod that the container with this config.json belongs to: its sandbox's id. Raises Usage."""
     try:
-        return str((json.loads(text).get("annotations") or {}).get(_SANDBOX_ID) or "")
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise Usage(f"{path} is no OCI specification: {error}") from error
+        annotations = json.loads(config).get("annotations") or {}
+        return plain(str(annotations.get(_SANDBOX_ID) or container_id))
+    except (ValueError, AttributeError, RecursionError) as error:  # no JSON, no object, brackets without end
+        raise Usage(f"the config.json of {container_id!r:.80} is no OCI spec: {error}") from error
 
 
 def bind(path: str) -> socket.socket | None:

@@ -36,12 +36,15 @@ class Uris:
 
 
 def open_target(uri: str, flags: int = os.O_RDWR) -> int:
-    """Opens a stream's other end. Raises RpcError(INVALID_ARGUMENT) for what is neither FIFO nor `file://`."""
+    """Opens a stream's other end. Raises RpcError(INVALID_ARGUMENT) for what is neither FIFO nor `file://`,
+    OSError for a file that cannot be opened.
+    """
     path = uri.removeprefix("fifo://").removeprefix("file://")
-    if "://" in path or not path.startswith("/"):
-        raise RpcError(Code.INVALID_ARGUMENT, f"stream {uri!r} is neither a FIFO's path nor file://")
-    if uri.startswith("file://"):
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    if "://" in path or not path.startswith("/") or "\0" in path:
+        raise RpcError(Code.INVALID_ARGUMENT, f"stream {uri!r:.200} is neither a FIFO's path nor file://")
+    if uri.startswith("file://"):  # not waiting, in case that it is a FIFO nevertheless
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(path, flags, 0o600)
     try:
         fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -50,6 +53,13 @@ def open_target(uri: str, flags: int = os.O_RDWR) -> int:
         os.close(fd)
         raise RpcError(Code.INVALID_ARGUMENT, f"stream {uri} is no FIFO")
     return fd
+
+
+def open_source(uri: str) -> int:
+    """Opens where input comes from, which can only be a FIFO. Raises RpcError(INVALID_ARGUMENT)."""
+    if uri.startswith("file://"):  # nobody could be told when there is more to read
+        raise RpcError(Code.INVALID_ARGUMENT, f"stream {uri!r:.200} is no FIFO, which input has to come from")
+    return open_target(uri)
 
 
 class Relay:
@@ -184,7 +194,7 @@ class Streams:
                     reader, streams.ends[number] = os.pipe2(os.O_CLOEXEC)
                     streams._outputs.append(Relay(reader, target))
             if uris.stdin and not uris.terminal:
-                source = open_target(uris.stdin)
+                source = open_source(uris.stdin)
                 streams.ends[0], writer = os.pipe2(os.O_CLOEXEC)
                 os.set_blocking(writer, False)
                 streams._input = Relay(source, writer)
@@ -195,12 +205,13 @@ class Streams:
 
     def attach_terminal(self, master: int) -> None:
         """Relays a terminal's master (ours from now on) to and from what containerd named."""
+        self.ends[-1] = master
         os.set_blocking(master, False)
         if self.uris.stdout:
-            self._outputs.append(Relay(os.dup(master), open_target(self.uris.stdout)))
+            target = open_target(self.uris.stdout)
+            self._outputs.append(Relay(os.dup(master), target))
         if self.uris.stdin:
-            self._input = Relay(open_target(self.uris.stdin), os.dup(master))
-        self.ends[-1] = master
+            self._input = Relay(open_source(self.uris.stdin), os.dup(master))
 
     @property
     def terminal(self) -> int | None:

@@ -7,7 +7,6 @@ the container first. Update is kept until the wake, SIGKILL ends a sleeper witho
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 from collections.abc import Callable
@@ -17,7 +16,9 @@ from architect.engine.errors import EngineError
 from architect.states import Answer, Operation, Phase
 from architect.ttrpc import containerd
 from architect.ttrpc.containerd import Empty
+from architect.ttrpc.frames import MAX_PAYLOAD
 from architect.ttrpc.server import Code, Method, RpcError
+from architect.untrusted import Unreadable, parse
 from shim import stats
 from shim.bundle import Bundle, runtime_options, safe_id
 from shim.container import Container
@@ -42,7 +43,7 @@ class TaskService:
         handlers = {name.lower(): getattr(self, name) for name in dir(self) if not name.startswith("_")}
         named = {key.replace("_", ""): handler for key, handler in handlers.items()}
         return {
-            name: Method(request, named[name.lower()])
+            name: Method(request, named[name.lower()], waits=name == "Wait")
             for name, (request, _) in containerd.TASK_METHODS.items()
         }
 
@@ -57,7 +58,7 @@ class TaskService:
         try:
             uris = Uris(request.stdin, request.stdout, request.stderr, request.terminal)
             await container.create(uris, request.rootfs)
-        except (RpcError, EngineError, asyncio.CancelledError):
+        except BaseException:
             self._pod.remove(container.id)
             raise
         self._pod.publish(
@@ -89,6 +90,8 @@ class TaskService:
         return containerd.StartResponse(pid=container.init.pid)
 
     async def _start_exec(self, container: Container, process: Process) -> containerd.StartResponse:
+        if process.status is not Status.CREATED or process.starting:
+            raise RpcError(Code.FAILED_PRECONDITION, f"exec {process.exec_id} of {container.id} was started")
         process.starting = True  # from here on the container does not fall asleep
         try:
             await _clear(container, Operation.EXEC)
@@ -210,6 +213,8 @@ class TaskService:
         """Signals a process. A sleeper is killed as it sleeps, and woken for any other signal: it may handle
         it.
         """
+        if request.signal >= signal.NSIG:
+            raise RpcError(Code.INVALID_ARGUMENT, f"there is no signal {request.signal}")
         container = self._pod.get(request.id)
         process = container.process(request.exec_id)
         if not request.exec_id and container.init.ended is None:
@@ -297,13 +302,12 @@ def _limits(container_id: str, wanted: containerd.Any | None) -> bytes:
     """The JSON of an update's limits; looked at now: a sleeper's are applied when nobody can be told."""
     resources = wanted.value if wanted is not None else b""
     try:
-        if isinstance(json.loads(resources), dict):
-            return resources
-        raise ValueError("it is no object")
-    except ValueError as error:
+        parse(resources, limit=MAX_PAYLOAD).mapping()
+    except Unreadable as error:
         raise RpcError(
-            Code.INVALID_ARGUMENT, f"the new limits of container {container_id} are no JSON: {error}"
+            Code.INVALID_ARGUMENT, f"the new limits of container {container_id} cannot be read: {error}"
         ) from error
+    return resources
 
 
 async def _asking_runc(work: Any) -> None:

@@ -18,7 +18,7 @@ sys.modules["ssl"] = None  # type: ignore[assignment]
 from architect.gate import GateError, nftables  # noqa: E402
 from shim.address import Usage  # noqa: E402
 from shim.frozen import freeze  # noqa: E402
-from shim.post import bind, read  # noqa: E402
+from shim.post import Post, bind, read  # noqa: E402
 from shim.serve import serve  # noqa: E402
 
 _REQUEST_MAX: Final = 1 << 16
@@ -45,10 +45,10 @@ def run(listener_fd: int) -> None:
         with channel:
             if os.fork() == 0:
                 listener.close()
-                become_shim(channel)
+                _answer(channel)
 
 
-def become_shim(channel: socket.socket) -> None:
+def _answer(channel: socket.socket) -> None:
     """Answers one `start` in this freshly forked process, and serves its pod; does not return."""
     code = 1
     try:
@@ -59,18 +59,22 @@ def become_shim(channel: socket.socket) -> None:
         except (Usage, OSError) as error:
             channel.send(f"refused {error}".encode()[:_ANSWER_MAX])
             return
-        if listener is not None:
-            os.setsid()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            name_process(b"architect-shim")
-            _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         channel.send(f"serving {post.socket_path}".encode())
         channel.close()
         if listener is not None:
-            serve(post, listener)
+            become_shim(post, listener)
         code = 0
     finally:
         os._exit(code)
+
+
+def become_shim(post: Post, listener: socket.socket) -> None:
+    """Serves a post as long as its pod lives."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    name_process(b"architect-shim")
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    serve(post, listener)
 
 
 def name_process(name: bytes) -> None:

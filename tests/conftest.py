@@ -14,8 +14,14 @@ from collections.abc import Generator
 import hypothesis
 import pytest
 
-# No deadline: no test may depend on how fast a machine is. No database: a run depends on the code alone.
-hypothesis.settings.register_profile("project", deadline=None, database=None, print_blob=True)
+# No deadline: no test may depend on how fast a machine is. No database and no chance: a run depends on the
+# code alone. `pytest --hypothesis-profile=hunt` is for people who look for what nobody has found yet.
+hypothesis.settings.register_profile(
+    "project", deadline=None, database=None, derandomize=True, print_blob=True
+)
+hypothesis.settings.register_profile(
+    "hunt", hypothesis.settings.get_profile("project"), derandomize=False, max_examples=1000
+)
 hypothesis.settings.load_profile("project")
 
 _BEFORE = pytest.StashKey[tuple[dict[int, str], set[int]]]()

@@ -7,7 +7,6 @@ so that `runc restore` can read our images too. Every option is set, none is lef
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -97,7 +96,7 @@ def external_mounts(spec: Mapping[str, Any], table: Sequence[Mount], cgroup: Cgr
     Bind mounts of the spec with all mounts below them, cgroup v1 mounts, and masked files (to MASK).
     Raises Refused for a mount whose origin can not be told.
     """
-    binds = {m["destination"]: m["source"] for m in spec.get("mounts", []) if _is_bind(m)}
+    binds = {m["destination"]: m.get("source", "") for m in spec.get("mounts", []) if _is_bind(m)}
     masks = set(spec.get("linux", {}).get("maskedPaths", []))
     external: dict[str, str] = {}
     for mount in table:
@@ -214,14 +213,3 @@ def restore_options(
     named = {MASK if source == MASK else point: source for point, source in external.items()}
     options.ext_mnt = [MountMap(key=name, value=source) for name, source in named.items()]
     return options
-
-
-def read_spec(text: str) -> dict[str, Any]:
-    """Parses an OCI `config.json`. Raises Refused when it is not a JSON object."""
-    try:
-        spec = json.loads(text)
-    except ValueError as error:
-        raise Refused(f"its config.json is no JSON: {error}") from error
-    if not isinstance(spec, dict):
-        raise Refused("its config.json is no JSON object")
-    return spec

@@ -18,6 +18,9 @@ from typing import Any
 MAX_NESTING = 64
 """Messages within messages, and groups within groups, deeper than this are refused."""
 
+MAX_PARTS = 1 << 16
+"""Of one repeated field, messages beyond this are refused: two bytes of a frame would take 150 of memory."""
+
 _VARINT, _FIXED64, _BYTES, _GROUP, _GROUP_END, _FIXED32 = range(6)  # wire types
 _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
@@ -338,7 +341,10 @@ def _read_embedded(msg: Any, slot: _Slot, data: bytes, start: int, end: int, dep
     if slot.mode == _ONE_MESSAGE:
         setattr(msg, slot.name, part)
     else:
-        getattr(msg, slot.name).append(part)
+        parts = getattr(msg, slot.name)
+        if len(parts) >= MAX_PARTS:
+            raise DecodeError(f"{slot.name} holds more than {MAX_PARTS} messages")
+        parts.append(part)
 
 
 def _read_entry(into: dict[str, Any], kind: Any, data: bytes, pos: int, end: int, depth: int) -> None:

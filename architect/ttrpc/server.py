@@ -2,8 +2,8 @@
 
 Each request is a task of its own, started at once: handlers begin in the order of arrival, and a quick one
 has answered before the next is looked at. A unary call goes on when its connection ends (containerd may be
-restarting, and the container should start nevertheless); a stream is cancelled. What it leaves to others:
-the socket file, who may connect, and what the methods do.
+restarting, and the container should start nevertheless); a stream is cancelled, and so is a call that only
+waits for something. What it leaves to others: the socket file, who may connect, and what the methods do.
 
 The traps: a peer that does not read its answers is not read from either, or it could fill our memory; a
 handler that awaits what others cancel ends in CancelledError, and its caller must still be answered.
@@ -30,10 +30,13 @@ _FLUSH_SECONDS = 1.0  # how long closing waits for peers to take the answers alr
 
 @dataclass(slots=True, frozen=True)
 class Method[Q, R]:
-    """A unary method: the class of its request, and what answers it."""
+    """A unary method: the class of its request, what answers it, and whether that only waits (and changes
+    nothing): then it ends with its connection.
+    """
 
     request: type[Q]
     handler: Callable[[Q], Awaitable[R]]
+    waits: bool = False
 
 
 @dataclass(slots=True, frozen=True)
@@ -173,7 +176,7 @@ class _Connection(asyncio.Protocol):
             return
         self._server.calls.add(task)
         task.add_done_callback(self._server.calls.discard)
-        if isinstance(method, Stream):
+        if isinstance(method, Stream) or method.waits:
             self._streams[stream] = task
             task.add_done_callback(lambda _: self._streams.pop(stream, None))
 

@@ -84,7 +84,7 @@ def test_a_hostile_command_line_is_refused_before_anything_is_made(
 )
 def test_a_hostile_bundle_is_refused_with_a_sentence(tmp_path: Path, config: str) -> None:
     (tmp_path / "config.json").write_text(config)
-    with pytest.raises(Usage, match=r"is no id|is no OCI specification"):
+    with pytest.raises(Usage, match=r"is no id|is no OCI spec"):
         read("\0".join(("k8s.io", "a", str(tmp_path), "", "")).encode())
 
 
@@ -93,6 +93,15 @@ def test_containers_of_one_pod_share_a_post(tmp_path: Path) -> None:
     first, second = (read("\0".join(("k8s.io", name, str(tmp_path), "", "")).encode()) for name in ("a", "b"))
     assert first == second
     assert first.group == "pod"
+
+
+@pytest.mark.parametrize("container_id", ["../x", "", "a b"])
+def test_a_hostile_id_is_refused_by_delete_in_a_sentence(tmp_path: Path, container_id: str) -> None:
+    argv = [sys.executable, "-IS", str(PROGRAM), "-namespace", "k8s.io", f"-id={container_id}", "delete"]
+    ended = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 1
+    assert "is no container id" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def _modules(statement: str) -> set[str]:

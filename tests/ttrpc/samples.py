@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from architect.ttrpc import codec
+from architect.ttrpc import cgroup1, cgroup2, codec, containerd, rpc, runtime_info, shim_v1
 from architect.ttrpc.codec import field, message
 
 
@@ -46,6 +46,14 @@ class All:
 class Nested:
     inner: Part | None = field(1, Part)
 
+
+EVERY_MESSAGE: list[type[Any]] = [
+    cls
+    for module in (containerd, runtime_info, cgroup1, cgroup2, shim_v1, rpc)
+    for cls in vars(module).values()
+    if dataclasses.is_dataclass(cls) and isinstance(cls, type) and cls.__module__ == module.__name__
+]
+"""What travels: containerd's messages and our own."""
 
 SCALARS: dict[str, st.SearchStrategy[Any]] = {
     "string": st.text(max_size=20),

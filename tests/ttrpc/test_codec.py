@@ -8,16 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from architect.ttrpc import cgroup1, cgroup2, codec, containerd, rpc, runtime_info, shim_v1
+from architect.ttrpc import codec, containerd, rpc, shim_v1
 from architect.ttrpc.codec import DecodeError, EncodeError, decode, encode, field, message
-from tests.ttrpc.samples import All, Nested, Part, messages
-
-EVERY_MESSAGE = [
-    cls
-    for module in (containerd, runtime_info, cgroup1, cgroup2, shim_v1, rpc)
-    for cls in vars(module).values()
-    if dataclasses.is_dataclass(cls) and isinstance(cls, type) and cls.__module__ == module.__name__
-]
+from tests.ttrpc.samples import EVERY_MESSAGE, All, Nested, Part, messages
 
 
 @given(messages(All))
@@ -174,6 +167,12 @@ def test_nesting_beyond_reason_is_refused_on_both_ways() -> None:
         encode(deep)
     with pytest.raises(DecodeError, match="nested"):
         decode(type(deep), wire)
+
+
+def test_more_parts_than_anybody_sends_are_refused_before_they_fill_the_memory() -> None:
+    assert len(decode(All, b"\x6a\x00" * codec.MAX_PARTS).parts) == codec.MAX_PARTS
+    with pytest.raises(DecodeError, match="parts"):
+        decode(All, b"\x6a\x00" * (codec.MAX_PARTS + 1))
 
 
 def _varint(value: int) -> bytes:
