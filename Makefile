@@ -1,9 +1,15 @@
 # Everything runs in throw-away nodes on this machine, as root: see hack/.
 FLAVOUR ?= forky-v1
 
-.PHONY: node demo test test-vm bench lint clean
+.PHONY: node cluster cluster-load cluster-down demo test test-vm bench lint clean
 node:
 	python3 hack/node.py run $(FLAVOUR)
+cluster:
+	@python3 hack/cluster.py up
+cluster-load:
+	python3 hack/cluster.py load "$(IMAGE)"
+cluster-down:
+	python3 hack/cluster.py down
 demo:
 	python3 hack/check.py demo
 test:

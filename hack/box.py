@@ -4,14 +4,13 @@
 the command has ended or the caller was killed, and `enter`, process 1 of the box, which mounts everything and
 becomes init.py. What the node runs is not decided here.
 
-The traps: a pod with Bidirectional mounts needs `mount --make-rshared /`; containerd's snapshots and our
-images must lie on a plain directory, not on the box's overlay; a frozen process cannot be killed (see
-cgroups.py).
+The trap: a frozen process cannot be killed (see cgroups.py).
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -24,7 +23,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import cgroups
-import linux
+import mounts
 import recipe
 import trees
 
@@ -32,7 +31,6 @@ _BOXES = recipe.CACHE + "/boxes"
 _PREFIX = "architect-box-"
 _DISKS = ("/var/lib/containerd", "/var/lib/architect", "/var/lib/kubelet")
 """Folders of the box that are plain directories on the host's disk."""
-_DEVICES = ("fuse", "full", "kmsg", "null", "random", "tty", "urandom", "userfaultfd", "zero")
 SOURCE = "/opt/architect/src"
 ENVIRONMENT = {
     "HOME": "/root",
@@ -62,12 +60,33 @@ def obstacle(flavour: recipe.Flavour) -> str:
     return ""
 
 
-def run(flavour: recipe.Flavour, argv: list[str], *, images: str = "") -> int:
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a box holds that is more than a node."""
+
+    binds: dict[str, str]
+    """Path in the box -> directory on the host; read-only,"""
+    writable: tuple[str, ...] = ()
+    """except at these paths."""
+    disks: tuple[str, ...] = ()
+    """Folders of the box that are plain directories on the host's disk."""
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    nests: bool = False
+    """Whether boxes are made within it."""
+    pid_file: str = ""
+    """Where process 1 of the box writes its pid, as the host knows it."""
+
+
+def run(
+    flavour: recipe.Flavour, argv: list[str], *, images: str = "", contents: Contents | None = None
+) -> int:
     """Run `argv` in a fresh box and return its exit status (128 + signal when one ended it).
 
     `images`: directory with image archives; with it the box is a node, with containerd running and the images
-    loaded. Standard streams are passed on. Raises Impossible, trees.BuildFailed.
+    loaded, unless `contents` says what else it is. Standard streams are passed on. Raises Impossible,
+    trees.BuildFailed.
     """
+    contents = contents or Contents(binds={"/opt/images": images} if images else {})
     reason = obstacle(flavour)
     if reason:
         raise Impossible(reason)
@@ -75,7 +94,8 @@ def run(flavour: recipe.Flavour, argv: list[str], *, images: str = "") -> int:
     plan = {
         "tree": trees.tree(flavour.tree),
         "venv": trees.environment(flavour.tree),
-        "images": images,
+        "node": bool(images),
+        **dataclasses.asdict(contents),
         "hostname": flavour.name,
         "cgroups": flavour.cgroups,
         "argv": argv,
@@ -158,86 +178,43 @@ def enter(name: str) -> None:
     home = os.path.join(_BOXES, name)
     with open(home + "/plan.json") as file:
         plan = json.load(file)
+    if plan["pid_file"]:
+        mounts.write(plan["pid_file"], os.readlink("/proc/self"))  # /proc is still the host's
     own = {each: f"{point}/{name}" for each, point in cgroups.hierarchies(plan["cgroups"]).items()}
+    if plan["nests"] and plan["cgroups"] == 1:  # boxes within it leave its cgroups in every hierarchy
+        for point in cgroups.hierarchies(2).values():
+            own["unified"] = f"{point}/{name}"
     cgroups.settle(name)
-    root = _overlay(home, "root", plan["tree"])
-    _kernel_mounts(root, own)
-    for place in _DISKS:
+    root = mounts.overlay(home, "root", plan["tree"])
+    mounts.kernel_mounts(root, own)
+    for place in (*_DISKS, *plan["disks"]):
         disk = f"{home}/disk{place}"
         os.makedirs(disk, mode=0o711)
-        _bind_at(disk, root + place)
-    source = _overlay(home, "source", recipe.CHECKOUT)  # writable for byte code; the checkout stays as it is
-    _bind_at(source, root + SOURCE)
-    _bind_at(plan["venv"], root + "/opt/venv", read_only=True)
+        mounts.bind_at(disk, root + place)
+    source = mounts.overlay(
+        home, "source", recipe.CHECKOUT
+    )  # writable for byte code; the checkout stays as it is
+    mounts.bind_at(source, root + SOURCE)
+    mounts.bind_at(plan["venv"], root + "/opt/venv", read_only=True)
     tools = recipe.CACHE + "/tools"
     for directory in (tools, recipe.OUT):
         os.makedirs(directory, exist_ok=True)
-    _bind_at(tools, root + "/var/cache/tools")
-    _bind_at(recipe.OUT, root + "/out")
-    if plan["images"]:
-        _bind_at(plan["images"], root + "/opt/images", read_only=True)
-    _write(root + "/etc/resolv.conf", "")  # nobody answers in here: an entry costs seconds per look-up
-    _write(root + "/etc/hostname", plan["hostname"] + "\n")
-    _write(root + "/etc/hosts", f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {plan['hostname']}\n")
-    with open("/proc/sys/kernel/hostname", "w") as file:
-        file.write(plan["hostname"])
-    linux.pivot_root(root)
-    linux.mount("", "/", flags=linux.MS_REC | linux.MS_SHARED)
+    mounts.bind_at(tools, root + "/var/cache/tools")
+    mounts.bind_at(recipe.OUT, root + "/out")
+    for target, place in plan["binds"].items():
+        mounts.bind_at(place, root + target, read_only=target not in plan["writable"])
+    mounts.name_host(root, plan["hostname"])
+    mounts.become_root(root)
     os.chdir(SOURCE)
     init = f"{SOURCE}/hack/init.py"
-    environment = {**ENVIRONMENT, "TERM": plan["term"], "NODE_FLAVOUR": plan["hostname"]}
-    flags = ["--node"] if plan["images"] else []
+    environment = {
+        **ENVIRONMENT,
+        "TERM": plan["term"],
+        "NODE_FLAVOUR": plan["hostname"],
+        **plan["environment"],
+    }
+    flags = ["--node"] if plan["node"] else []
     os.execve("/usr/bin/python3", ["python3", "-IS", init, *flags, "--", *plan["argv"]], environment)
-
-
-def _overlay(home: str, part: str, lower: str) -> str:
-    paths = {kind: f"{home}/{part}.{kind}" for kind in ("upper", "work", "mount")}
-    for path in paths.values():
-        os.mkdir(path, 0o755)
-    options = f"lowerdir={lower},upperdir={paths['upper']},workdir={paths['work']}"
-    linux.mount("overlay", paths["mount"], "overlay", data=options)
-    return paths["mount"]
-
-
-def _kernel_mounts(root: str, hierarchies: dict[str, str]) -> None:
-    safe = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
-    linux.mount("proc", root + "/proc", "proc", safe)
-    linux.mount("sysfs", root + "/sys", "sysfs", safe)
-    for place, mode in (("/run", "755"), ("/tmp", "1777")):
-        linux.mount("tmpfs", root + place, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"mode={mode}")
-    if "" in hierarchies:
-        linux.bind(hierarchies[""], root + "/sys/fs/cgroup")
-    else:
-        linux.mount("tmpfs", root + "/sys/fs/cgroup", "tmpfs", safe, "mode=755")
-        for each, own in hierarchies.items():
-            _bind_at(own, f"{root}/sys/fs/cgroup/{each}")
-            for controller in each.split(",")[1:] and each.split(","):
-                os.symlink(each, f"{root}/sys/fs/cgroup/{controller}")
-    linux.mount("tmpfs", root + "/dev", "tmpfs", linux.MS_NOSUID, "mode=755")
-    for device in _DEVICES:
-        if os.path.exists(f"/dev/{device}"):
-            _write(f"{root}/dev/{device}", "")
-            linux.bind(f"/dev/{device}", f"{root}/dev/{device}")
-    for place in ("pts", "shm", "mqueue"):
-        os.mkdir(f"{root}/dev/{place}", 0o755)
-    linux.mount(
-        "devpts", root + "/dev/pts", "devpts", linux.MS_NOSUID, "newinstance,ptmxmode=0666,mode=0620,gid=5"
-    )
-    linux.mount("tmpfs", root + "/dev/shm", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777")
-    linux.mount("mqueue", root + "/dev/mqueue", "mqueue", safe)
-    links = {"ptmx": "pts/ptmx", "fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
-    for link, target in links.items():
-        os.symlink(target, f"{root}/dev/{link}")
-
-
-def _bind_at(source: str, target: str, *, read_only: bool = False) -> None:
-    os.makedirs(target, exist_ok=True)
-    linux.bind(source, target, read_only=read_only)
-
-
-def _write(path: str, text: str) -> None:
-    with open(path, "w") as file:
-        file.write(text)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,13 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 
 import box
+import cluster
 import footprint
 import images
+import programs
 import recipe
 import trees
 import vm
@@ -22,7 +25,6 @@ import vm
 _QUIET = ["-p", "no:cacheprovider"]
 _SHOWN = 20
 """Of what was left behind, so many are named."""
-_HOST_SCRIPTS = ["node.py", "check.py", "footprint.py", "init.py", "vm.py", "vm_init.py"]
 # A machine is emulated: it gets what depends on the kernel, and `make test` the heart of that.
 _SHORT_IN_MACHINE = [f"tests/node/test_{name}.py" for name in ("stock_kernel", "sleep_and_wake")]
 _ROW = "test_what_it_holds_is_kept_asleep_or_it_runs_on_and_says_why"
@@ -33,6 +35,10 @@ _ROWS_IN_MACHINE = (
     "sockets-crypto_socket",
     "sockets-sctp_socket",
 )
+_HOST_SCRIPTS = [
+    *("node.py", "cluster.py", "check.py", "footprint.py", "vm.py"),
+    *("init.py", "cluster_node.py", "services.py", "vm_init.py"),
+]
 _IN_MACHINE = [
     *_SHORT_IN_MACHINE,
     *(f"tests/node/test_{name}.py" for name in ("exits", "packets")),
@@ -59,7 +65,7 @@ def main() -> int:
     before = footprint.take()
     try:
         results = checks[verb]()
-    except (trees.BuildFailed, TimeoutError) as error:
+    except (trees.BuildFailed, programs.Unknown, TimeoutError) as error:
         print(f"check.py: {error}", file=sys.stderr)
         return 1
     results["nothing left behind"] = _judged(footprint.remains(before, footprint.take()))
@@ -78,11 +84,13 @@ def _lint() -> dict[str, str]:
 
 def _test() -> dict[str, str]:
     first = next((name for name in recipe.TESTED if _offered(name)), recipe.TESTED[0])
-    argv = ["pytest", *_QUIET, "tests", "--ignore=tests/node"]
+    argv = ["pytest", *_QUIET, "tests", "--ignore=tests/node", "--ignore=tests/e2e"]
     results = {"unit tests": _step("unit tests", recipe.FLAVOURS[first], argv)}
     for name in recipe.TESTED:
         title = f"node tests {name}"
         results[title] = _step(title, recipe.FLAVOURS[name], ["pytest", *_QUIET, "tests/node"])
+    title = f"cluster tests {recipe.KUBERNETES}"
+    results[title] = _cluster_step(title, ["pytest", *_QUIET, "tests/e2e"])
     return results | _in_machine(_SHORT_IN_MACHINE)
 
 
@@ -120,9 +128,18 @@ def _step(title: str, flavour: recipe.Flavour, argv: list[str], *, node: bool = 
     obstacle = box.obstacle(flavour)
     if obstacle:
         return f"skipped: {obstacle}"
+    return _timed(title, argv, lambda: box.run(flavour, argv, images=images.directory() if node else ""))
+
+
+def _cluster_step(title: str, argv: list[str]) -> str:
+    obstacle = cluster.obstacle()
+    return f"skipped: {obstacle}" if obstacle else _timed(title, argv, lambda: cluster.run(argv))
+
+
+def _timed(title: str, argv: list[str], run: Callable[[], int]) -> str:
     print(f"\n--- {title}: {' '.join(argv)}", flush=True)
     started = time.monotonic()
-    status = box.run(flavour, argv, images=images.directory() if node else "")
+    status = run()
     outcome = "passed" if status == 0 else f"FAILED (exit status {status})"
     return f"{outcome}, {time.monotonic() - started:.0f} s"
 

@@ -72,14 +72,16 @@ def _processes() -> Iterator[tuple[str, str, str]]:
             with open(f"/proc/{pid}/cgroup") as file:
                 cgroup = file.read()
             with open(f"/proc/{pid}/cmdline", errors="replace") as file:
-                yield pid, cgroup, file.read().replace("\0", " ")
+                command = file.read().replace("\0", " ")
+            if command:  # not the kernel's, and not an end that its parent has yet to hear of
+                yield pid, cgroup, command
 
 
 def _of_boxes() -> Iterator[Thing]:
     own = os.readlink("/proc/self/ns/pid")
     for pid, cgroup, command in _processes():
         with contextlib.suppress(OSError):
-            foreign = os.readlink(f"/proc/{pid}/ns/pid") != own
+            foreign = os.readlink(f"/proc/{pid}/ns/pid") != own or "cluster.py serve" in command
             if foreign or recipe.CACHE + "/boxes/" in command or _NAME.search(cgroup + command):
                 yield f"{pid} {command[:120]}", cgroup + command
 

@@ -27,7 +27,15 @@ PACKAGES = {
     # The workshop as well: CRIU for both trees is taken from here, test images are built here.
     "forky": (*_NODE, "criu", "gcc", "libc6-dev", "patchelf"),
     "trixie": _NODE,
+    # Not a node: Go, and etcd, whose packages are no modules.
+    "builder": ("ca-certificates", "etcd-server", "golang-1.26-go"),
 }
+SUITES = {"builder": "forky"}
+"""The Debian release of trees that are not named after it."""
+CLUSTER = tuple(os.environ.get("CLUSTER_NODES", "forky,trixie").split(","))
+"""The trees of a cluster's nodes: containerd 2.1 and 1.7."""
+KUBERNETES = os.environ.get("KUBERNETES", "1.35")
+"""Which of the versions pinned in kubernetes/ a cluster runs."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 import linux
 import recipe
 
-_BUILD_SECONDS = 1200
+_BUILD_SECONDS = 3600
 
 
 class BuildFailed(Exception):
@@ -29,6 +29,8 @@ class BuildFailed(Exception):
 def tree(name: str) -> str:
     """The root file system `name` ("forky", "trixie"); built first if need be. Read-only for everybody."""
     key = recipe.digest(name, recipe.PACKAGES[name], recipe.MIRROR, recipe.PACKAGES["forky"], _CRIU_SCRIPT)
+    if name in recipe.SUITES:
+        key = recipe.digest(name, recipe.PACKAGES[name], recipe.MIRROR)
     return product(f"trees/{name}-{key}", lambda at, log: _build_tree(name, at, log))
 
 
@@ -100,11 +102,13 @@ def _build_tree(name: str, at: str, log: str) -> None:
         "--include=" + ",".join(recipe.PACKAGES[name]),
         '--aptopt=Acquire::Check-Valid-Until "false"',  # mirrors of a suite in the making lag behind
         *(f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("doc", "info", "locale", "man")),
-        name,
+        recipe.SUITES.get(name, name),
         at,
         recipe.MIRROR,
     ]
     run(argv, log)
+    if name in recipe.SUITES:
+        return
     os.makedirs(at + "/opt/architect", exist_ok=True)
     if name == "forky":
         in_tree(at, ["/bin/sh", "-euc", _CRIU_SCRIPT], log)
@@ -183,7 +187,18 @@ def _inside(root: str, binds: list[str], argv: list[str]) -> None:
             with open(root + target, "a"):
                 pass
         linux.bind(source, root + target)
-    keep = ("PIP_", "SSL_", "http_", "https_", "HTTP_", "HTTPS_", "no_proxy", "NO_PROXY")
+    keep = (
+        "GOPROXY",
+        "GOSUMDB",
+        "PIP_",
+        "SSL_",
+        "http_",
+        "https_",
+        "HTTP_",
+        "HTTPS_",
+        "no_proxy",
+        "NO_PROXY",
+    )
     environ = {key: value for key, value in os.environ.items() if key.startswith(keep)}
     environ["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     os.chroot(root)
