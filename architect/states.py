@@ -106,6 +106,7 @@ class Answer(StrEnum):
     JOIN = "join"  # the same is under way: share its result
     QUEUE = "queue"  # wait for the end of what is under way, then ask again
     CALL_OFF = "call off"  # the sleep under way is called off, then as QUEUE
+    CUT_SHORT = "cut short"  # what is under way is broken off at once, whatever becomes of it; then as QUEUE
     WAKE_FIRST = "wake first"  # then do it
     KEEP = "keep"  # until the wake, which does it then
     REFUSE = "refuse"
@@ -113,6 +114,7 @@ class Answer(StrEnum):
 
 _DO, _NOTHING, _JOIN, _QUEUE = Answer.DO, Answer.NOTHING, Answer.JOIN, Answer.QUEUE
 _OFF, _WAKE, _KEEP, _NO = Answer.CALL_OFF, Answer.WAKE_FIRST, Answer.KEEP, Answer.REFUSE
+_CUT = Answer.CUT_SHORT
 
 _COLUMNS: Final = tuple(Phase)
 # What containerd's runc shim refuses is refused here too (its
@@ -124,7 +126,7 @@ _ANSWERS: Final[Mapping[Operation, Sequence[Answer]]] = {
     Operation.HIBERNATE:  (_NO,   _DO,      _NO,        _NOTHING,   _NO,     _NO),
     Operation.WAKE:       (_NO,   _NOTHING, _OFF,       _DO,        _JOIN,   _NO),
     Operation.EXEC:       (_DO,   _DO,      _OFF,       _WAKE,      _QUEUE,  _NO),
-    Operation.KILL:       (_DO,   _DO,      _OFF,       _DO,        _QUEUE,  _NO),
+    Operation.KILL:       (_DO,   _DO,      _CUT,       _DO,        _CUT,    _NO),
     Operation.SIGNAL:     (_DO,   _DO,      _OFF,       _WAKE,      _QUEUE,  _NO),
     Operation.UPDATE:     (_DO,   _DO,      _QUEUE,     _KEEP,      _QUEUE,  _NO),
     Operation.PAUSE:      (_NO,   _DO,      _OFF,       _WAKE,      _QUEUE,  _NO),

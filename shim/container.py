@@ -25,6 +25,7 @@ from architect.ttrpc.server import Code, RpcError
 from architect.untrusted import Unreadable, Value
 from shim import mounts, oom
 from shim.bundle import RUNC_ROOT, Bundle
+from shim.logger import Owner
 from shim.offline import remember_runtime
 from shim.process import Process, Status
 from shim.streams import Streams, Uris
@@ -52,6 +53,7 @@ class Container:
     ) -> None:
         self.bundle = bundle
         self.options = options
+        self._namespace = namespace
         self.children = children
         self.publish = publish
         self.lock = asyncio.Lock()
@@ -92,8 +94,9 @@ class Container:
             self.mounted = True
         try:
             remember_runtime(self.bundle.path, self.runc.binary, self.runc.root)
-            self.init.streams = Streams.open(uris)
+            self.init.streams = await Streams.open(uris, self._owner(self.id))
             self.init.pid = await self._runc_create()
+            self.init.streams.start()
             self._in_cgroup(Cgroup.of(self.init.pid))
         except (EngineError, OSError) as error:
             await self._undo_create()
@@ -102,6 +105,11 @@ class Container:
             await asyncio.shield(self._undo_create())
             raise
         self.watch_init(self.children.ended(self.init.pid))
+
+    def _owner(self, process_id: str) -> Owner:
+        """Whose a process's streams are."""
+        options = self.options
+        return Owner(process_id, self._namespace, options.io_uid, options.io_gid, self.children)
 
     async def _undo_create(self) -> None:
         self.init.streams.close()
@@ -120,7 +128,7 @@ class Container:
             return await self.runc.create(self.init.streams.process_ends(), pid_file, flags)
         async with Console(f"{self.bundle.path}/console.sock") as console:
             pid = await self.runc.create({}, pid_file, [*flags, "--console-socket", console.path])
-            self.init.streams.attach_terminal(await console.master())
+            await self.init.streams.attach_terminal(await console.master())
         return pid
 
     def _in_cgroup(self, cgroup: Cgroup) -> None:
@@ -208,7 +216,8 @@ class Container:
             raise RpcError(
                 Code.INVALID_ARGUMENT, f"the process of exec {exec_id} cannot be read: {error}"
             ) from error
-        self.execs[exec_id] = Process(exec_id, Streams(uris), json.dumps(document).encode())
+        streams = Streams(uris, self._owner(exec_id))
+        self.execs[exec_id] = Process(exec_id, streams, json.dumps(document).encode())
 
     async def start_exec(self, process: Process) -> None:
         """Has runc start a registered exec and follows it."""
@@ -218,11 +227,13 @@ class Container:
                 async with Console(f"{self.bundle.path}/console-{process.exec_id}.sock") as console:
                     flags = ["--tty", "--console-socket", console.path]
                     process.pid = await self.runc.exec({}, process.spec, pid_file, flags)
-                    process.streams.attach_terminal(await console.master())
+                    await process.streams.attach_terminal(await console.master())
             else:
-                process.streams = Streams.open(process.streams.uris)
+                uris, owner = process.streams.uris, process.streams.owner
+                process.streams = await Streams.open(uris, owner)
                 process.pid = await self.runc.exec(process.streams.process_ends(), process.spec, pid_file)
-        except (EngineError, OSError, RpcError):
+                process.streams.start()
+        except (EngineError, OSError, RpcError, asyncio.CancelledError):
             process.streams.close()
             if process.pid:  # it runs, on a terminal that nobody holds
                 os.kill(process.pid, signal.SIGKILL)

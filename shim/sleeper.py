@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from architect import images
 from architect.engine import Declined, Engine, EngineError, Subject
-from architect.engine.cgroup import resident_bytes
+from architect.engine.cgroup import Cgroup, resident_bytes
 from architect.engine.children import Ended
 from architect.files import make_private_dirs, remove_flat
 from architect.gate import GateError, sockets
@@ -75,6 +75,7 @@ class Sleeper:
         self._image: SleepImage | None = None
         self._discarding: set[asyncio.Task[None]] = set()
         self._wake_wanted = ""
+        self._killed = False
         self._waking: asyncio.Task[None] | None = None
         self._tries = Tries(lambda: self.want("packet"))
         self._held_end: Ended | None = None
@@ -82,6 +83,11 @@ class Sleeper:
         self._listened: set[Port] = set()
         self._extra: dict[str, Any] = {}
         self.record = StateRecord(container_id=container.id)
+
+    @property
+    def _cgroup(self) -> Cgroup:
+        assert self._container.cgroup is not None  # runc has made it before anything is asked of a sleeper
+        return self._container.cgroup
 
     # ---- what happened to the container
 
@@ -143,6 +149,7 @@ class Sleeper:
                 return
             began = time.monotonic_ns()
             self._wake_wanted = ""
+            self._killed = False
             self._held_end = None
             self._go(Phase.HIBERNATING)
             try:
@@ -152,7 +159,8 @@ class Sleeper:
                 sentence = f"container {self._container.id} stays awake: {reason}"
                 raise RpcError(Code.ABORTED, sentence) from reason
             except Exception as error:  # whatever it was, nobody may be left frozen
-                self._note("hibernate", error)
+                if not self._killed:
+                    self._note("hibernate", error)
                 await self._stay_awake()
                 raise RpcError(Code.INTERNAL, f"container {self._container.id} runs on: {error}") from error
             await self._bury()
@@ -177,8 +185,7 @@ class Sleeper:
             )
 
     async def _fall_asleep(self) -> None:
-        container, cgroup = self._container, self._container.cgroup
-        assert cgroup is not None
+        container, cgroup = self._container, self._cgroup
         self._engine.prepare(self._subject())
         before = sockets.snapshot(cgroup.pids())
         # What listens without being declared is held too: asleep, the kernel would refuse it.
@@ -213,30 +220,27 @@ class Sleeper:
 
     async def _bury(self) -> None:
         """CRIU has killed the processes frozen: thawed, they die. The cgroup stays, it is runc's."""
-        assert self._container.cgroup is not None
         try:
-            self._container.cgroup.thaw()
+            self._cgroup.thaw()
         except EngineError as error:
             self._note("hibernate", error)
         await asyncio.wait({self._container.init_end}, timeout=_DEATH_SECONDS)
 
     def _raise_if_needed(self, pids: list[int]) -> None:
-        """Raises Awake if anything has come for the container since the gate was closed, or lies unread in
-        it.
-        """
+        """Raises Awake if anything has come since the gate was closed, or lies unread in the container."""
         unread = sockets.snapshot(pids).unread()
         if unread:
             raise Awake(unread)
-        if self._wake_wanted:
-            raise Awake(f"{self._wake_wanted} came")
+        came = "SIGKILL" if self._killed else self._wake_wanted
+        if came:
+            raise Awake(f"{came} came")
         if self.settings.monitor and self._gatekeeper.packets_seen(self._container.id):
             raise Awake("a packet came")
 
     async def _stay_awake(self) -> None:
         """Undoes everything of a sleep that did not come about; if the init really ended, says so."""
-        assert self._container.cgroup is not None
         try:
-            self._container.cgroup.thaw()
+            self._cgroup.thaw()
         except EngineError as error:  # said, and the rest undone all the same: nobody is left HIBERNATING
             self._note("thaw", error)
         await self._engine.forget(self._container.id)
@@ -299,10 +303,14 @@ class Sleeper:
             if self.phase is not Phase.SCALED_DOWN:
                 return  # the sleep did not come about, or the container has ended
             began = time.monotonic_ns()
+            self._killed = False
             self._go(Phase.WAKING)
             try:
                 end = await self._restore()
-            except Exception as error:  # noqa: BLE001  (whatever it was, nobody may be left waking)
+            except Exception as error:  # whatever it was, nobody may be left waking
+                if self._killed:
+                    await self._die()
+                    raise RpcError(Code.FAILED_PRECONDITION, "it was killed while it woke") from error
                 self._note("wake", error)
                 if not isinstance(error, Damaged) and self._tries.failed():
                     await self._sleep_on(error)
@@ -337,17 +345,15 @@ class Sleeper:
                 await asyncio.wait({verified})
                 if verified.exception() is None and verified.result():
                     raise Damaged(f"its image is damaged: {verified.result()}") from error
-                if last:
+                if last or self._killed:
                     raise
                 self._note("wake", error)
-                assert self._container.cgroup is not None
-                self._container.cgroup.kill()
+                self._cgroup.kill()
         raise AssertionError("unreachable")
 
     async def _sleep_on(self, cause: Exception) -> NoReturn:
         """Goes back to sleep for another try: at the next request, and soon if packets wait."""
-        assert self._container.cgroup is not None
-        self._container.cgroup.kill()  # what a restore left half done
+        self._cgroup.kill()  # what a restore left half done
         self._go(Phase.SCALED_DOWN)
         await self._engine.ready(self._subject())
         if self.settings.monitor and self._gatekeeper.packets_seen(self._container.id):
@@ -359,9 +365,8 @@ class Sleeper:
         """The last resort: the image is put aside for diagnosis, the container starts with empty memory."""
         image, self._image = self._image, None
         assert image is not None
-        assert self._container.cgroup is not None
         await self._engine.forget(self._container.id)
-        self._container.cgroup.kill()  # what a restore left half done; runc would wait for it for long
+        self._cgroup.kill()  # what a restore left half done; runc would wait for it for long
         try:
             fate = f"kept in {image.put_aside(str(cause))}"
         except OSError as error:  # the container must run all the same
@@ -379,7 +384,7 @@ class Sleeper:
             ) from error
         end = self._container.children.ended(self._container.init.pid)
         try:
-            if not await listens_again(self._container.cgroup, self._listened, end, _FRESH_SECONDS):
+            if not await listens_again(self._cgroup, self._listened, end, _FRESH_SECONDS):
                 log.warning("container %s started fresh and does not listen", self._container.id)
         except GateError as error:
             self._note("fresh start", error)
@@ -404,14 +409,28 @@ class Sleeper:
         """Keeps new limits until the wake."""
         self._held_update = resources
 
-    async def end_asleep(self) -> bool:
-        """SIGKILL for a sleeper: it ends without waking. False when it does not sleep (any more)."""
+    async def kill(self) -> bool:
+        """SIGKILL: ends a sleeper as it is, breaks off dump and restore. False: the caller has to kill."""
+        if answer(self.phase, Operation.KILL) is Answer.CUT_SHORT:
+            self._killed = True
+            self._engine.cut_short(self._container.id)
+            self._kill_all()
         async with self._container.lock:
-            if self.phase is not Phase.SCALED_DOWN:
-                return False
-            await self._engine.forget(self._container.id)
-            self._container.finish_init(Ended(_SIGKILL_CODE, time.time_ns()))
-            return True
+            if self.phase is Phase.SCALED_DOWN:
+                await self._die()
+            return self.phase is Phase.STOPPED
+
+    async def _die(self) -> None:
+        """Ends a container that sleeps, or is half restored."""
+        await self._engine.forget(self._container.id)
+        self._kill_all()
+        self._container.finish_init(Ended(_SIGKILL_CODE, time.time_ns()))
+
+    def _kill_all(self) -> None:
+        try:
+            self._cgroup.kill()
+        except EngineError as error:
+            self._note("kill", error)
 
     async def remove(self) -> None:
         """Removes the container's image and state; what was put aside for diagnosis stays."""
@@ -428,13 +447,12 @@ class Sleeper:
 
     def _subject(self) -> Subject:
         container = self._container
-        assert container.cgroup is not None
         return Subject(
             container_id=container.id,
             spec=container.bundle.spec,
             rootfs=container.bundle.rootfs,
             netns=container.bundle.netns,
-            cgroup=container.cgroup,
+            cgroup=self._cgroup,
             streams=container.init.streams.process_ends(),
         )
 

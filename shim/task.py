@@ -210,16 +210,17 @@ class TaskService:
         return Empty()
 
     async def kill(self, request: containerd.KillRequest) -> Empty:
-        """Signals a process. A sleeper is killed as it sleeps, and woken for any other signal: it may handle
-        it.
+        """Signals a process. A sleeper is killed as it sleeps (or falls asleep, or wakes), and woken for any
+        other signal: it may handle it.
         """
         if request.signal >= signal.NSIG:
             raise RpcError(Code.INVALID_ARGUMENT, f"there is no signal {request.signal}")
         container = self._pod.get(request.id)
         process = container.process(request.exec_id)
         if not request.exec_id and container.init.ended is None:
-            await _clear(container, Operation.KILL if request.signal == signal.SIGKILL else Operation.SIGNAL)
-            if container.sleeper is not None and await container.sleeper.end_asleep():
+            if request.signal != signal.SIGKILL:
+                await _clear(container, Operation.SIGNAL)
+            elif container.sleeper is not None and await container.sleeper.kill():
                 return Empty()
         container.kill(process, request.signal, everyone=request.all)
         if container.paused and request.signal == signal.SIGKILL and container.cgroup is not None:

@@ -78,5 +78,10 @@ class Engine(Protocol):
         restore. Raises EngineError when it failed: nothing of it runs then.
         """
 
+    def cut_short(self, container_id: str) -> None:
+        """Ends a `sleep` or `wake` under way at once: it raises EngineError. The container's processes must
+        be killed then. With nothing under way there is nothing to end.
+        """
+
     async def forget(self, container_id: str) -> None:
         """Drops what `prepare` or `ready` made and nothing has used."""

@@ -133,6 +133,8 @@ class Cgroup:
                 # look.
                 delay = 0.0
                 while not self.frozen():
+                    if delay and not self.pids():
+                        raise EngineError("its processes have ended")
                     await asyncio.sleep(delay)
                     delay = min(delay + 0.0005, 0.01)
         except TimeoutError:

@@ -121,6 +121,7 @@ class Children:
         if pid == 0:
             try:
                 signal.set_wakeup_fd(-1)
+                os.setsid()
                 prepare()
                 high = {
                     theirs: fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, _HIGH_FD) for theirs, ours in fds.items()
@@ -151,7 +152,15 @@ class Children:
             raise
 
     async def kill(self, pid: int, end: asyncio.Future[Ended]) -> None:
-        """Kills child `pid` and waits for its end."""
+        """Kills child `pid`, with what it has started, and waits for its end."""
         if not end.done():
-            os.kill(pid, signal.SIGKILL)
+            kill_group(pid)
         await asyncio.wait({end}, timeout=_KILL_GRACE_SECONDS)
+
+
+def kill_group(pid: int) -> None:
+    """Kills `pid`, a child that has not been reaped, and what it has started: CRIU's helpers outlive it."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:  # it has no group of its own (yet)
+        os.kill(pid, signal.SIGKILL)

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from architect.engine.children import Children, Ended
+from architect.engine.children import Children, Ended, kill_group
 from architect.engine.criu_messages import Notify, Options, Request, RequestType, Response, Version
 from architect.engine.errors import EngineError
 from architect.ttrpc.codec import DecodeError, decode, encode
@@ -132,7 +131,7 @@ class Worker:
     def kill(self) -> None:
         """Ends it at once, whatever it does; `request` then raises EngineError."""
         if not self.end.done():
-            os.kill(self.pid, signal.SIGKILL)
+            kill_group(self.pid)
 
     async def stop(self) -> None:
         """Ends a worker that was never sent its request."""

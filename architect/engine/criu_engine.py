@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ class CriuEngine:
         self._binary = binary
         self._children = children
         self._waiting: dict[str, Worker] = {}
+        self._working: dict[str, Worker] = {}
 
     @property
     def name(self) -> str:
@@ -56,7 +57,7 @@ class CriuEngine:
         no RST.
         """
         pids = subject.cgroup.pids()
-        obstacle = undumpable.held(pids)
+        obstacle = undumpable.halted(pids) or undumpable.held(pids)
         if obstacle:
             raise Refused(obstacle)
         _raise_if_unread(pids)
@@ -73,9 +74,6 @@ class CriuEngine:
             return not declined
 
         with ExitStack() as stack:
-            worker = self._waiting.pop(subject.container_id, None)
-            if worker is None or worker.end.done():
-                worker = self._dumper(subject)
             options = plan.dump_options(
                 pid=pid,
                 root=subject.rootfs,
@@ -86,7 +84,11 @@ class CriuEngine:
                 image_fd=_directory(image, stack),
                 log_fd=_directory(log_dir, stack),
             )
-            response = await worker.request(RequestType.DUMP, options, DUMP_SECONDS, answer)
+            worker = self._waiting.pop(subject.container_id, None)  # not before all else is known to be there
+            if worker is None or worker.end.done():
+                worker = self._dumper(subject)
+            with self._at_work(subject, worker):
+                response = await worker.request(RequestType.DUMP, options, DUMP_SECONDS, answer)
         if declined:
             raise Declined("the container was needed while it was being put to sleep")
         if not response.success:
@@ -104,6 +106,20 @@ class CriuEngine:
         worker = self._waiting.pop(container_id, None)
         if worker is not None:
             await worker.stop()
+
+    def cut_short(self, container_id: str) -> None:
+        """See `Engine.cut_short`."""
+        worker = self._working.get(container_id)
+        if worker is not None:
+            worker.kill()
+
+    @contextmanager
+    def _at_work(self, subject: Subject, worker: Worker) -> Iterator[None]:
+        self._working[subject.container_id] = worker
+        try:
+            yield
+        finally:
+            del self._working[subject.container_id]
 
     def _dumper(self, subject: Subject) -> Worker:
         return Worker.spawn(self._binary, self._children, {}, lambda: _enter_ipc(subject.spec))
@@ -156,7 +172,8 @@ class CriuEngine:
             async def answer(notify: Notify) -> bool:
                 return notify.script != "post-restore" or await judged
 
-            response = await worker.request(RequestType.RESTORE, options, RESTORE_SECONDS, answer)
+            with self._at_work(subject, worker):
+                response = await worker.request(RequestType.RESTORE, options, RESTORE_SECONDS, answer)
         if not response.success or response.restore is None:
             raise _failure("restore", response.errmsg, Path(log_dir, "restore.log"))
         return response.restore.pid, self._children.ended(response.restore.pid)

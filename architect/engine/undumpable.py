@@ -7,6 +7,7 @@ work.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable
 from typing import Final
 
@@ -49,7 +50,7 @@ def held(pids: Iterable[int]) -> str:
 def stopped(pids: Iterable[int]) -> str:
     """A sentence naming the first of `pids` that CRIU could not stop itself, and the cure; "" for none.
 
-    To be asked before the freeze: frozen, a stopped process shows as a frozen one (kernel 6.1 and later).
+    To be asked before the freeze; what happens between this and the freeze `halted` tells.
     """
     for pid in pids:
         if _field(pid, "TracerPid") not in ("", "0"):  # one process at a time can trace another, CRIU has to
@@ -57,6 +58,28 @@ def stopped(pids: Iterable[int]) -> str:
         if _field(pid, "State").startswith("T"):  # CRIU 4.2 would wait for it for ever
             return f"its process {inner_pid(pid)} is stopped (SIGSTOP); let it go on (SIGCONT)"
     return ""
+
+
+def halted(pids: Iterable[int]) -> str:
+    """Like `stopped`, of frozen processes: of one that was stopped after it had been asked for.
+
+    Frozen, a stopped process shows as a frozen one (cgroup v1, kernel 6.1 and later); where it waits in the
+    kernel tells (`wchan`, proc(5)). A SIGSTOP that came in the freeze is pending.
+    """
+    for pid in pids:
+        pending = int(_field(pid, "ShdPnd") or "0", 16) | int(_field(pid, "SigPnd") or "0", 16)
+        if _waits_in(pid) == "do_signal_stop" or pending & 1 << (signal.SIGSTOP - 1):
+            return f"its process {inner_pid(pid)} is stopped (SIGSTOP); let it go on (SIGCONT)"
+    return ""
+
+
+def _waits_in(pid: int) -> str:
+    """The kernel function that the process waits in; "" when the kernel does not tell."""
+    try:
+        with open(f"/proc/{pid}/wchan", encoding="ascii", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def inner_pid(pid: int) -> str:

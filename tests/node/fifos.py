@@ -1,4 +1,4 @@
-"""A process as containerd gives it to a shim: its OCI document, and the far ends of its FIFOs."""
+"""A process as containerd gives it to a shim: its OCI document, and the far ends of its streams."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from hack.control import await_true
+
 SECONDS: Final = 30.0
+_Bytes = bytes  # the name of a property below
 
 
 class Fifo:
@@ -89,6 +92,59 @@ class Streams:
         for fifo in (self.out, self.err):
             if fifo is not None:
                 fifo.close()
+
+
+class _File:
+    """A file that a process's output ends in."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def bytes(self) -> _Bytes:
+        """What is in it by now, its lines sorted: two streams may meet in it."""
+        lines = self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
+        return b"".join(sorted(lines))
+
+    async def until(self, wanted: _Bytes) -> None:
+        """Waits until `wanted` has been written. Raises TimeoutError."""
+        await asyncio.to_thread(await_true, lambda: wanted in self.bytes, f"{wanted!r} is in the log")
+
+
+_LOGGER: Final = """#!/bin/sh
+trap : TERM
+echo "$# arguments, $1, for $CONTAINER_ID in ${CONTAINER_NAMESPACE%-*}; $(env | grep -c CONTAINER)" > "$2.out"
+cat <&3 >> "$2.out" 5>&- &
+cat <&4 >> "$2.err" 5>&- &
+exec 5>&-
+wait
+wait
+"""
+
+
+class Logged:
+    """A process's output in a file (`file://`) or with a log binary (`binary://`)."""
+
+    def __init__(self, directory: Path, name: str, scheme: str, *, terminal: bool = False) -> None:
+        log = directory / "logs" / name
+        if scheme == "binary":
+            log.parent.mkdir(exist_ok=True)
+            program = directory / "logger"
+            program.write_text(_LOGGER)
+            program.chmod(0o700)
+            uri, self.out = f"binary://{program}?to={log}", _File(log.with_name(f"{name}.out"))
+            self.err: _File | None = _File(log.with_name(f"{name}.err"))
+        else:
+            uri, self.out, self.err = f"file://{log}", _File(log), None
+        self.uris: dict[str, Any] = {
+            "stdin": "",
+            "stdout": uri,
+            "stderr": "" if terminal else uri,
+            "terminal": terminal,
+        }
+
+    def close(self) -> None:
+        """Nothing of it is open here."""
 
 
 def process(args: Sequence[str], terminal: bool) -> dict[str, Any]:

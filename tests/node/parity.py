@@ -14,7 +14,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -23,7 +23,8 @@ from architect.ttrpc.client import Client, RpcError
 from architect.ttrpc.codec import decode
 from architect.ttrpc.server import Method, Server
 from tests.node.conftest import managed
-from tests.node.fifos import SECONDS, Fifo, Streams, process
+from tests.node.differences import FILES
+from tests.node.fifos import SECONDS, Fifo, Logged, Streams, process
 
 BINARIES: Final = {
     "runc": "/usr/bin/containerd-shim-runc-v2",
@@ -35,53 +36,6 @@ _EVENTS: Final = {topic: message for message, topic in containerd.TOPICS.items()
 _SCRATCH: Final = Path("/run/parity")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 
-_EXACT: Final = (
-    "containerd's shim has no code for it (UNKNOWN) or a looser one; callers take both as a failure"
-)
-_EXPORT: Final = "containerd's own checkpoints are not supported: an image of ours is no export"
-_DIRECTLY: Final = "runc's complaint goes to the process's standard error, too, as with `runc` itself"
-_NO_PID: Final = "no process was ever made; containerd's shim reads the pid that runc's failed attempt left"
-# What may differ: case -> entry -> why; the case "*" is every case. One that does not differ fails.
-ALLOWED: Final[Mapping[str, Mapping[str, str]]] = {
-    "*": {"left: socket": "containerd's shim leaves its socket to the next start; ours takes it away"},
-    "made_or_started_twice_or_deleted_too_soon": {"Start c1 (2)": _EXACT, "Delete c1": _EXACT},
-    "the_same_id_twice": {"Create c1 (2)": _EXACT},
-    "what_nobody_knows": {"Checkpoint nobody": _EXPORT, "CloseIO c1 nobody": _EXACT},
-    "a_bundle_that_is_none": {"Create c2": _EXACT, "Create c3": _EXACT},
-    "a_spec_that_is_no_json": {"Create c2": _EXACT},
-    "a_root_that_cannot_be_mounted": {"delete command c1": _NO_PID},
-    "a_program_that_is_not_there": {"delete command c1": _NO_PID, "errors of c1": _DIRECTLY},
-    "deleted_before_its_start": {
-        "Delete c1": "ours says how runc ended it; containerd's shim deletes before it knows",
-        "events": "the same: its exit comes after its delete there, before it here",
-    },
-    "an_exec_of_nothing": {"Exec c1 e2": _EXACT, "errors of c1.e1": _DIRECTLY},
-    "an_exec_that_runs": {"Delete c1 e1": _EXACT},
-    "an_exec_that_outlives_its_container": {
-        "Exec c1 e2": _EXACT,
-        "Start c1 e2": "the exec was refused; containerd's shim looks at the container first",
-    },
-    "paused": {"Exec c1 e1": _EXACT, "Delete c1": _EXACT},
-    "limits_that_are_none": {"Update c1": _EXACT, "Update c1 (2)": _EXACT},
-    "questions_after_the_end": {
-        "Pause c1": _EXACT,
-        "Update c1": _EXACT,
-        "Checkpoint c1": _EXPORT,
-        "Start c1 (2)": _EXACT,
-    },
-    "a_checkpoint_to_nowhere": {"Checkpoint c1": _EXPORT},
-}
-# Files that only one of the two leaves in a bundle, which containerd removes as a whole.
-FILES: Final[Mapping[str, str]] = {
-    "address": "where containerd 1.7 finds a shim after its restart; containerd's own writes it there too",
-    "log.json": "runc's log; ours reads runc's complaint from its standard error",
-    "options.json": "containerd's shim keeps the options for its `delete`",
-    "runtime": "the same",
-    "e1.pid": "the pid of an exec that nobody deleted, under its name",
-    "exec-e1.pid": "the same; ours, where no exec can be called `init`",
-    "architect-runtime.json": "ours does, when they name another runc or root",
-}
-
 
 class Shim:
     """One pod on one shim binary, with a transcript of what was asked and seen: (entry, what it was)."""
@@ -92,9 +46,9 @@ class Shim:
         self.pod = f"{case}-{kind}".replace("_", "-")[:60]
         self.home = _SCRATCH / self.pod
         self.transcript: dict[str, Any] = {}
-        self.events: list[str] = []
+        self.events: list[tuple[str, Any]] = []
         self.ids: list[str] = []
-        self.streams: dict[str, Streams] = {}
+        self.streams: dict[str, Any] = {}
         self._names: dict[int, str] = {}
         self._news = asyncio.Event()
         self._client: Client | None = None
@@ -163,6 +117,7 @@ class Shim:
         *args: str,
         terminal: bool = False,
         stdin: bool = False,
+        io: str = "",
         mounts: Sequence[containerd.Mount] | None = None,
         **spec: object,
     ) -> Any:
@@ -170,7 +125,7 @@ class Shim:
         bundle = self.bundle(name, *args, terminal=terminal, **spec)
         await self.launch(bundle)
         self.ids.append(name)
-        return await self.create_in(bundle, name, terminal=terminal, stdin=stdin, mounts=mounts)
+        return await self.create_in(bundle, name, terminal=terminal, stdin=stdin, io=io, mounts=mounts)
 
     async def create_in(
         self,
@@ -179,24 +134,36 @@ class Shim:
         *,
         terminal: bool = False,
         stdin: bool = False,
+        io: str = "",
         mounts: Sequence[containerd.Mount] | None = None,
+        **more: Any,
     ) -> Any:
-        """The Create call alone, over fresh FIFOs."""
+        """The Create call alone, over fresh FIFOs (or what `io` names)."""
         key = name if name not in self.streams else f"{name}-{len(self.streams)}"
-        streams = Streams(self.home / "fifos", key, stdin=stdin, terminal=terminal)
-        self.streams[key] = streams
+        streams = self._open(key, stdin=stdin, terminal=terminal, io=io)
         answer = await self.call(
             "Create",
             id=self.full(name),
             bundle=str(bundle),
-            rootfs=list(self._rootfs() if mounts is None else mounts),
+            rootfs=list(self.rootfs() if mounts is None else mounts),
             **streams.uris,
+            **more,
         )
         if answer is not None:
             self._names[answer.pid] = f"init of {name}"
         return answer
 
-    async def run(self, name: str, *args: str, **options: Any) -> Streams:
+    def _open(self, key: str, *, stdin: bool, terminal: bool, io: str) -> Any:
+        place = self.home / "fifos"
+        opened: Streams | Logged
+        if io:
+            opened = Logged(place, key, io, terminal=terminal)
+        else:
+            opened = Streams(place, key, stdin=stdin, terminal=terminal)
+        self.streams[key] = opened
+        return opened
+
+    async def run(self, name: str, *args: str, **options: Any) -> Any:
         """Creates and starts a container."""
         await self.create(name, *args, **options)
         await self.call("Start", id=self.full(name))
@@ -209,11 +176,11 @@ class Shim:
         *args: str,
         terminal: bool = False,
         stdin: bool = False,
+        io: str = "",
         start: bool = True,
-    ) -> Streams:
+    ) -> Any:
         """Exec and Start of a process in container `name`."""
-        streams = Streams(self.home / "fifos", f"{name}.{exec_id}", stdin=stdin, terminal=terminal)
-        self.streams[f"{name}.{exec_id}"] = streams
+        streams = self._open(f"{name}.{exec_id}", stdin=stdin, terminal=terminal, io=io)
         spec = containerd.Any(
             type_url="types.containerd.io/opencontainers/runtime-spec/1/Process",
             value=json.dumps(process(args, terminal)).encode(),
@@ -272,7 +239,7 @@ class Shim:
     async def _all_deletes(self) -> None:
         """Waits for the last events: containerd's shim drops those it has not sent when it is shut down."""
         async with asyncio.timeout(SECONDS):
-            while sum(event.startswith("/tasks/delete") for event in self.events) < self._deletes:
+            while sum(topic == "/tasks/delete" for topic, _ in self.events) < self._deletes:
                 self._news.clear()
                 await self._news.wait()
 
@@ -324,9 +291,9 @@ class Shim:
             bundle = self.home / "bundles" / self.full(name)
             code, answer = await self._run([BINARIES[self.kind], *self._flags(bundle), "delete"], bundle)
             self.note(f"delete command {name}", code or self.told(decode(containerd.DeleteResponse, answer)))
-        self.note("events", self.events)
+        self.note("events", [f"{topic} {self.told(event)}" for topic, event in self.events])
         for name, streams in sorted(self.streams.items()):
-            self.note(f"output of {name}", streams.out.bytes)
+            self.note(f"output of {name}", streams.out.bytes.replace(self.pod.encode(), b"POD"))
             self.note(f"errors of {name}", streams.err.bytes if streams.err is not None else None)
         self.note("left: mounts", [self._plain(path) for path in self._mounts() if "/bundles/" in path])
         self.note(
@@ -392,7 +359,8 @@ class Shim:
             self._names[event.pid] = f"init of {self._plain(event.container_id)}"
         if isinstance(event, containerd.TaskExecStarted):
             self._names[event.pid] = f"exec {event.exec_id}"
-        self.events.append(f"{envelope.topic} {self.told(event)}")
+        self.told(event)  # learns whose pid it is, while that process lives
+        self.events.append((envelope.topic, event))
         self._news.set()
         return containerd.Empty()
 
@@ -439,7 +407,8 @@ class Shim:
             answer.seek(0)
             return code, answer.read()
 
-    def _rootfs(self) -> list[containerd.Mount]:
+    def rootfs(self) -> list[containerd.Mount]:
+        """The root file system of every container: this node's own."""
         # No overlay of our own: the box's root is one, and CRIU finds no file in an overlay over an overlay.
         return [containerd.Mount(type="bind", source="/", options=["bind", "ro"])]
 

@@ -8,28 +8,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
 
 import pytest
 
 from architect.ttrpc import containerd
-from tests.node.parity import ALLOWED, Shim
+from tests.node.comparison import PATIENT, Cases, ready
+from tests.node.parity import Shim
 
 pytestmark = [pytest.mark.containerd, pytest.mark.root]
 
-Case = Callable[[Shim], Awaitable[None]]
-CASES: dict[str, tuple[Case, tuple[str, ...]]] = {}
-PATIENT = ("/bin/sh", "-c", "echo ready; exec sleep 1000")
-
-
-def case(*kinds: str) -> Callable[[Case], Case]:
-    """A case, compared with containerd's shim once for each of `kinds`."""
-
-    def register(function: Case) -> Case:
-        CASES[function.__name__] = function, kinds or ("ours",)
-        return function
-
-    return register
+CASES = Cases()
+case = CASES.case
 
 
 @case()
@@ -366,29 +355,6 @@ async def two_containers_of_a_pod(shim: Shim) -> None:
     await shim.end("c1")
 
 
-async def ready(shim: Shim, *args: str) -> None:
-    await shim.run("c1", *(args or PATIENT))
-    await shim.streams["c1"].out.until(b"ready")
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"), [(name, kind) for name, (_, kinds) in CASES.items() for kind in kinds]
-)
+@pytest.mark.parametrize(("name", "kind"), CASES.runs())
 async def test_the_shim_answers_as_containerds_own_does(name: str, kind: str) -> None:
-    seen = []
-    for which in ("runc", kind):
-        async with Shim(which, name) as shim:
-            await CASES[name][0](shim)
-            seen.append(await shim.finish())
-    theirs, ours = seen
-    differing = {
-        entry for entry in theirs | ours if theirs.get(entry, "nothing") != ours.get(entry, "nothing")
-    }
-    allowed = set(ALLOWED.get(name, {}))
-    wrong = [
-        f"{entry}:\n  containerd's: {theirs.get(entry, 'nothing')}\n  ours: {ours.get(entry, 'nothing')}"
-        for entry in sorted(differing - allowed - set(ALLOWED["*"]))
-    ]
-    wrong += [f"{entry}: is listed as different and is not" for entry in sorted(allowed - differing)]
-    if wrong:
-        pytest.fail("\n".join(wrong), pytrace=False)
+    await CASES.compare(name, kind)

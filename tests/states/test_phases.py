@@ -75,6 +75,7 @@ def test_every_request_has_an_answer_and_every_refusal_a_sentence(phase: Phase, 
         pytest.param(Phase.SCALED_DOWN, Operation.EXEC, Answer.WAKE_FIRST, id="exec wakes"),
         pytest.param(Phase.SCALED_DOWN, Operation.SIGNAL, Answer.WAKE_FIRST, id="SIGTERM is for the program"),
         pytest.param(Phase.SCALED_DOWN, Operation.KILL, Answer.DO, id="SIGKILL needs no wake"),
+        pytest.param(Phase.WAKING, Operation.KILL, Answer.CUT_SHORT, id="SIGKILL waits for no restore"),
         pytest.param(Phase.HIBERNATING, Operation.EXEC, Answer.CALL_OFF, id="exec calls the sleep off"),
         pytest.param(Phase.WAKING, Operation.UPDATE, Answer.QUEUE, id="new limits wait for the restore"),
         pytest.param(Phase.SCALED_DOWN, Operation.UPDATE, Answer.KEEP, id="new limits wake nobody"),
@@ -89,5 +90,5 @@ def test_what_a_request_means(phase: Phase, operation: Operation, expected: Answ
 
 def test_what_waits_or_joins_does_so_only_while_something_is_under_way() -> None:
     for phase, operation in itertools.product(Phase, Operation):
-        if answer(phase, operation) in (Answer.JOIN, Answer.QUEUE, Answer.CALL_OFF):
+        if answer(phase, operation) in (Answer.JOIN, Answer.QUEUE, Answer.CALL_OFF, Answer.CUT_SHORT):
             assert phase in (Phase.HIBERNATING, Phase.WAKING)
