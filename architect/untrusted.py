@@ -119,14 +119,17 @@ class Value:
         self.refuse(f"is {_KINDS.get(type(self.raw), 'null')} where {wanted} belongs")
 
 
-def parse(text: str | bytes, *, limit: int, where: str = "") -> Value:
-    """Parses one JSON text of at most `limit` bytes. Raises Unreadable, whatever the text."""
+def parse(text: str | bytes, *, limit: int, where: str = "", depth: int = MAX_DEPTH) -> Value:
+    """Parses one JSON text of at most `limit` bytes, nested at most `depth` deep.
+
+    Raises Unreadable, whatever the text.
+    """
     size = len(text) if isinstance(text, bytes) else len(text.encode("utf-8", "surrogatepass"))
     if size > limit:
         raise Unreadable(where, f"is {size} bytes long; {limit} are allowed")
     try:
         plain = text.decode("utf-8") if isinstance(text, bytes) else text
-        _check_depth(plain, where)
+        _check_depth(plain, where, depth)
         return Value(json.loads(plain, object_pairs_hook=_members, parse_constant=_constant), where)
     except _NotJson as error:
         raise Unreadable(where, str(error)) from None
@@ -134,14 +137,14 @@ def parse(text: str | bytes, *, limit: int, where: str = "") -> Value:
         raise Unreadable(where, f"is no JSON: {str(error)[:200]}") from error
 
 
-def _check_depth(text: str, where: str) -> None:
+def _check_depth(text: str, where: str, limit: int) -> None:
     """Counted before parsing: how deep Python's own parser dares to go differs by version and by stack."""
     depth = 0
     for char in _PLAIN.sub("", text):
         if char in "[{":
             depth += 1
-            if depth > MAX_DEPTH:
-                raise Unreadable(where, f"is nested deeper than {MAX_DEPTH} levels")
+            if depth > limit:
+                raise Unreadable(where, f"is nested deeper than {limit} levels")
         elif char in "]}":
             depth -= 1
 

@@ -5,8 +5,8 @@ import logging
 import signal
 import sys
 
+from architect.journal import log_as_json
 from daemon.arguments import Settings, parse
-from daemon.journal import log_as_json
 from daemon.kernel import NetnsKernel, adopt
 from daemon.service import Unable, run
 

@@ -1,4 +1,4 @@
-"""The daemon's log: JSON lines on standard error, a constant sentence and fields in each."""
+"""A process's log: JSON lines on standard error, a constant sentence and fields in each."""
 
 from __future__ import annotations
 
