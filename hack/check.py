@@ -30,7 +30,7 @@ _SHORT_IN_MACHINE = [f"tests/node/test_{name}.py" for name in ("stock_kernel", "
 _ROW = "test_what_it_holds_is_kept_asleep_or_it_runs_on_and_says_why"
 _ROWS_IN_MACHINE = (
     "processes-another_user",
-    "files-huge_pages",
+    "memory-huge_pages",
     "files-watched_files",
     "sockets-crypto_socket",
     "sockets-sctp_socket",

@@ -3,6 +3,8 @@
 VERSION = "0.1.0"
 RUN_DIR = "/run/architect"
 SHIM_DIR = RUN_DIR + "/shims"
+SANDBOX_ID = "io.kubernetes.cri.sandbox-id"
+"""The annotation by which containerd's CRI names the pod of a container; a sandbox names itself."""
 _SUN_PATH_MAX = 107
 
 

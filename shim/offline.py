@@ -13,7 +13,7 @@ from architect.ttrpc import containerd, runtime_info
 from architect.ttrpc.codec import encode
 from architect.ttrpc.rpc import RpcError
 from shim import mounts
-from shim.address import VERSION, socket_path
+from shim.address import SANDBOX_ID, VERSION, socket_path
 from shim.bundle import RUNC_ROOT, Bundle, safe_id
 
 RUNTIME_FILE = "architect-runtime.json"
@@ -69,11 +69,19 @@ def delete(namespace: str, container_id: str, bundle: str) -> bytes:
 
 
 def _open_gate(container_id: str, bundle: str) -> None:
-    """Takes its rules out of the pod's network namespace: packets meet the truth, instead of nobody."""
+    """Takes its rules out of the pod's network namespace: packets meet the truth, instead of nobody.
+
+    Of a sandbox all of them: containerd 1.7 names the namespace to the other containers by a process that
+    has died with the shim.
+    """
     try:
-        netns = Bundle.load(container_id, bundle).netns
-        if netns and os.path.exists(netns):
-            gate = PodGate(netns)
+        known = Bundle.load(container_id, bundle)
+        if not known.netns or not os.path.exists(known.netns):
+            return
+        gate = PodGate(known.netns)
+        if known.annotations.get(SANDBOX_ID) == container_id:
+            gate.clear()
+        else:
             gate.open(container_id)
             gate.unwatch(container_id)
     except (RpcError, GateError) as error:

@@ -11,11 +11,10 @@ import socket
 from dataclasses import dataclass
 from typing import Final
 
-from shim.address import SHIM_DIR, Usage, plain, socket_path
+from shim.address import SANDBOX_ID, SHIM_DIR, Usage, plain, socket_path
 
 _BACKLOG: Final = 128
 _CONFIG_MAX: Final = 16 << 20
-_SANDBOX_ID: Final = "io.kubernetes.cri.sandbox-id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ def group_of(config: str, container_id: str) -> str:
     """The pod that the container with this config.json belongs to: its sandbox's id. Raises Usage."""
     try:
         annotations = json.loads(config).get("annotations") or {}
-        return plain(str(annotations.get(_SANDBOX_ID) or container_id))
+        return plain(str(annotations.get(SANDBOX_ID) or container_id))
     except (ValueError, AttributeError, RecursionError) as error:  # no JSON, no object, brackets without end
         raise Usage(f"the config.json of {container_id!r:.80} is no OCI spec: {error}") from error
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from architect.engine import Decide, Subject, plan, undumpable, watches
+from architect.engine import Decide, Subject, affinity, plan, undumpable, watches
 from architect.engine.children import Children, Ended
 from architect.engine.criu import FIRST_FD, Worker, log_tail
 from architect.engine.criu_messages import Notify, RequestType
 from architect.engine.errors import Declined, EngineError, Refused
+
+log = logging.getLogger(__name__)
 
 DUMP_SECONDS: Final = 120.0
 RESTORE_SECONDS: Final = 120.0
@@ -63,7 +66,11 @@ class CriuEngine:
         _raise_if_unread(pids)
         table = plan.mount_table(Path(f"/proc/{pid}/mountinfo").read_text())
         external = plan.external_mounts(subject.spec, table, subject.cgroup)
-        extra = {"external": external, "streams": _stream_names(pid)}
+        extra = {
+            "external": external,
+            "streams": _stream_names(pid),
+            "processors": affinity.bound(subject.cgroup),
+        }
         declined = False
 
         async def answer(notify: Notify) -> bool:
@@ -176,6 +183,8 @@ class CriuEngine:
                 response = await worker.request(RequestType.RESTORE, options, RESTORE_SECONDS, answer)
         if not response.success or response.restore is None:
             raise _failure("restore", response.errmsg, Path(log_dir, "restore.log"))
+        for refused in affinity.bind(subject.cgroup, extra["processors"]):
+            log.warning("container %s: %s", subject.container_id, refused)
         return response.restore.pid, self._children.ended(response.restore.pid)
 
 

@@ -77,7 +77,10 @@ def test_after_a_hundred_sleeps_all_is_as_if_it_had_never_slept(run: Run) -> Non
     expected = ["listening", *(f"line {number}" for number in range(1, 2 * CYCLES + 1))]
     app.await_line(expected[-1])
     assert app.lines() == expected, "none lost, none doubled, in their order"
-    await_true(lambda: held_by_shim(app) == settled, f"as after {SETTLED} cycles: {settled}")
+    await_true(
+        lambda: all(now <= then for now, then in zip(held_by_shim(app), settled, strict=True)),
+        f"it holds no more than after {SETTLED} cycles: {settled}",  # then a wake was perhaps just over
+    )
     assert app.exec("/usr/bin/python3", "-c", "raise SystemExit(5)").exit_code == 5
     app.stop()
     assert app.status().exit_code == 0

@@ -24,12 +24,17 @@ from hack.control import await_true, hibernate, status, wake
 from hack.cri import Container, Cri, Pod
 from tests.node.asking import images_of
 from tests.node.conftest import managed
-from tests.node.holds import files, processes, sockets
+from tests.node.holds import files, memory, processes, sockets
 from tests.node.holds.rows import ASLEEP_SECONDS
 
 CHECKOUT = Path(__file__).parents[2]
 TABLE = CHECKOUT / "shim" / "WHAT-SLEEPS.md"
-MODULES = {"Processes": processes, "Files, memory and the kernel's objects": files, "Sockets": sockets}
+MODULES = {
+    "Processes": processes,
+    "Memory": memory,
+    "Files, mounts and the kernel's objects": files,
+    "Sockets": sockets,
+}
 
 STAYS_AWAKE = {
     "stopped_child": ("is stopped", "CRIU would wait for it for ever"),
@@ -58,7 +63,6 @@ STAYS_AWAKE = {
 """Rows that run on: what the refusal says (a pattern), and why, for people."""
 
 LOST = {
-    "affinity": "CRIU does not save it: after a wake it may use every processor of its cpuset",
     "processor_time": "each process counts anew after a wake; the container's own count goes on",
 }
 """Rows that sleep and are not kept."""

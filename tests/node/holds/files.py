@@ -446,41 +446,6 @@ def fanotify() -> Iterator[None]:
     assert os.fstat(fd)
 
 
-def locked_memory() -> Iterator[None]:
-    """locked memory (mlock), and memory with advice (madvise)"""
-    area = mmap.mmap(-1, 1 << 16)
-    area.madvise(mmap.MADV_DONTFORK)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(area))
-    checked(libc.mlock(ctypes.c_void_p(address), 1 << 16))
-    area[:4] = b"held"
-    yield
-    assert area[:4] == b"held"
-    with open("/proc/self/smaps", encoding="ascii") as file:
-        text = file.read().split(f"{address:x}-", 1)[1].split("VmFlags:", 1)[1].splitlines()[0]
-    assert {"lo", "dc"} <= set(text.split()), text
-
-
-def huge_pages() -> Iterator[None]:
-    """huge pages (hugetlb)"""
-    try:
-        area = mmap.mmap(-1, 2 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)
-    except OSError as error:
-        raise Lacking(f"huge pages: {error.strerror}") from None
-    area[:4] = b"huge"
-    yield
-    assert area[:4] == b"huge"
-
-
-def memory_of_all_kinds() -> Iterator[None]:
-    """64 MB of memory that does not compress, and 1 GB reserved but untouched"""
-    held = os.urandom(64 << 20)
-    reserved = mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)
-    total = sum(held[::4099])
-    yield
-    assert sum(held[::4099]) == total
-    assert reserved[12345] == 0
-
-
 def user_fault() -> Iterator[None]:
     """userfaultfd"""
     fd = lacking(call("userfaultfd", 1), "userfaultfd")
@@ -501,3 +466,12 @@ def bpf_map() -> Iterator[None]:
     fd = lacking(call("bpf", 0, attributes, 128), "bpf")
     yield
     assert os.fstat(fd)
+
+
+def performance_counter() -> Iterator[None]:
+    """a performance counter (perf_event_open)"""
+    fd = lacking(
+        call("perf_event_open", struct.pack("IIQ", 1, 64, 0) + bytes(48), 0, -1, -1, 0), "perf_event_open"
+    )
+    yield
+    assert len(os.read(fd, 8)) == 8

@@ -282,13 +282,28 @@ def scheduling() -> Iterator[None]:
 
 
 def affinity() -> Iterator[None]:
-    """the set of processors a process may use"""
+    """the set of processors that a process or a thread has bound itself to"""
     processors = os.sched_getaffinity(0)
     if len(processors) < 2:
         lacking(-1, "two processors")
-    os.sched_setaffinity(0, {max(processors)})
+    first, last = {min(processors)}, {max(processors)}
+    proceed, bound = threading.Event(), threading.Event()
+    seen: list[set[int]] = []
+
+    def work() -> None:
+        os.sched_setaffinity(0, first)
+        bound.set()
+        proceed.wait()
+        seen.append(os.sched_getaffinity(0))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    bound.wait()
+    os.sched_setaffinity(0, last)
     yield
-    assert os.sched_getaffinity(0) == {max(processors)}
+    proceed.set()
+    thread.join()
+    assert (os.sched_getaffinity(0), seen) == (last, [first])
 
 
 def out_of_memory_score() -> Iterator[None]:

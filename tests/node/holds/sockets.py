@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from tests.node.holds.rows import Lacking, call, child, ended, lacking
+from tests.node.holds.rows import Lacking, child, ended
 
 
 def _socket(*arguments: int) -> socket.socket:
@@ -250,12 +250,3 @@ def shared_listener() -> Iterator[None]:
     answers = {int(socket.create_connection(("127.0.0.1", 7010), timeout=10).recv(20)) for _ in workers}
     assert answers == set(workers)
     assert [ended(pid) for pid in workers] == [0] * 4
-
-
-def performance_counter() -> Iterator[None]:
-    """a performance counter (perf_event_open)"""
-    fd = lacking(
-        call("perf_event_open", struct.pack("IIQ", 1, 64, 0) + bytes(48), 0, -1, -1, 0), "perf_event_open"
-    )
-    yield
-    assert len(os.read(fd, 8)) == 8
