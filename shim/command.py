@@ -46,7 +46,8 @@ def main(program: str, argv: list[str]) -> int:
         if "info" in flags:
             from shim.offline import info
 
-            sys.stdout.buffer.write(info(os.path.basename(program)))
+            question = b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
+            sys.stdout.buffer.write(info(os.path.basename(program), question))
             return 0
         if action == "start":
             sys.stdout.write(start(program, flags))

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from architect.engine.cgroup import Cgroup
 from architect.engine.children import Children, Ended
 from architect.engine.errors import EngineError
-from architect.engine.runc import Runc
+from architect.engine.runc import Runc, locate
+from architect.files import make_private_dirs
 from architect.ttrpc import containerd
 from architect.ttrpc.server import Code, RpcError
 from architect.untrusted import Unreadable, Value
 from shim import mounts, oom
 from shim.bundle import RUNC_ROOT, Bundle
+from shim.export import Import
 from shim.logger import Owner
 from shim.offline import remember_runtime
 from shim.process import Process, Status
@@ -65,9 +67,10 @@ class Container:
         self.init_end: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self.paused = False
         self.mounted = False
+        self._origin: Import | None = None
         self.runc = Runc(
             children=children,
-            binary=options.binary_name or "/usr/sbin/runc",
+            binary=locate(options.binary_name),
             root=os.path.join(options.root or RUNC_ROOT, namespace),
             bundle=bundle.path,
             container_id=bundle.container_id,
@@ -86,8 +89,10 @@ class Container:
             raise RpcError(Code.NOT_FOUND, f"process {exec_id} of container {self.id} not found")
         return found
 
-    async def create(self, uris: Uris, rootfs: list[containerd.Mount]) -> None:
-        """Mounts the root file system and has runc create the container. Undoes all of it on failure."""
+    async def create(self, uris: Uris, rootfs: list[containerd.Mount], origin: Import | None = None) -> None:
+        """Mounts the root file system and has runc create the container; that from a checkpoint (`origin`) is
+        made only by its start. Undoes all of it on failure.
+        """
         if rootfs:
             os.makedirs(self.bundle.rootfs, mode=0o711, exist_ok=True)
             mounts.mount_all(rootfs, self.bundle.rootfs)
@@ -95,6 +100,9 @@ class Container:
         try:
             remember_runtime(self.bundle.path, self.runc.binary, self.runc.root)
             self.init.streams = await Streams.open(uris, self._owner(self.id))
+            if origin is not None:
+                self._origin = origin
+                return
             self.init.pid = await self._runc_create()
             self.init.streams.start()
             self._in_cgroup(Cgroup.of(self.init.pid))
@@ -131,6 +139,26 @@ class Container:
             await self.init.streams.attach_terminal(await console.master())
         return pid
 
+    async def _restore(self, origin: Import) -> None:
+        """Starts the container as the checkpoint `origin` has it."""
+        make_private_dirs(origin.work)
+        flags = ["--no-pivot"] if self.options.no_pivot_root else []
+        flags += ["--parent-path", origin.parent] if origin.parent else []
+        pid_file = f"{self.bundle.path}/init.pid"
+        streams = self.init.streams
+        if streams.uris.terminal:
+            async with Console(f"{self.bundle.path}/console.sock") as console:
+                flags += ["--console-socket", console.path]
+                self.init.pid = await self.runc.restore(origin.image, origin.work, {}, pid_file, flags)
+                await streams.attach_terminal(await console.master())
+        else:
+            ends = streams.process_ends()
+            self.init.pid = await self.runc.restore(origin.image, origin.work, ends, pid_file, flags)
+            streams.start()
+        self._origin = None
+        self._in_cgroup(Cgroup.of(self.init.pid))
+        self.watch_init(self.children.ended(self.init.pid))
+
     def _in_cgroup(self, cgroup: Cgroup) -> None:
         """Notes the cgroup that runc has made, and follows what the kernel kills in it."""
         self.cgroup = cgroup
@@ -153,7 +181,10 @@ class Container:
             raise RpcError(Code.FAILED_PRECONDITION, f"container {self.id} is not in state created")
         self.init.starting = True
         try:
-            await self.runc.start()
+            if self._origin is not None:
+                await self._restore(self._origin)
+            else:
+                await self.runc.start()
             self.init.status = Status.RUNNING
             self.publish(containerd.TaskStart(container_id=self.id, pid=self.init.pid))
             if self.sleeper is not None:

@@ -7,21 +7,65 @@ import os
 import signal
 import sys
 import time
+from typing import Final
 
+from architect.engine.runc import locate
 from architect.gate import GateError, PodGate
 from architect.ttrpc import containerd, runtime_info
-from architect.ttrpc.codec import encode
+from architect.ttrpc.codec import DecodeError, decode, encode
 from architect.ttrpc.rpc import RpcError
 from shim import mounts
 from shim.address import SANDBOX_ID, VERSION, socket_path
-from shim.bundle import RUNC_ROOT, Bundle, safe_id
+from shim.bundle import RUNC_ROOT, Bundle, runtime_options, safe_id
 
 RUNTIME_FILE = "architect-runtime.json"
 
 
-def info(name: str) -> bytes:
-    """The answer to `-info`: an encoded RuntimeInfo."""
-    return encode(runtime_info.RuntimeInfo(name=name, version=runtime_info.RuntimeVersion(version=VERSION)))
+FEATURES: Final = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
+"""Type URL of the JSON that `runc features` prints."""
+
+
+def info(name: str, question: bytes) -> bytes:
+    """The answer to `-info`, an encoded RuntimeInfo; `question`: an encoded Any with the runtime's options.
+
+    Kubernetes learns from the features whether pods may have user namespaces and recursive read-only mounts.
+    Raises ValueError when the question is none.
+    """
+    try:
+        options = decode(containerd.Any, question)
+        binary = locate(runtime_options(options).binary_name)
+    except (DecodeError, RpcError) as error:
+        raise ValueError(f"the runtime options do not parse: {error}") from error
+    answer = runtime_info.RuntimeInfo(name=name, version=runtime_info.RuntimeVersion(version=VERSION))
+    if options.type_url:
+        answer.options = options
+    features = _features(binary)
+    if features:
+        answer.features = containerd.Any(type_url=FEATURES, value=features)
+    return encode(answer)
+
+
+def _features(binary: str) -> bytes:
+    """What `runc features` prints; b"" from a runtime that has no such command."""
+    reader, writer = os.pipe()
+    try:
+        child = os.posix_spawn(
+            binary,
+            [binary, "features"],
+            {"PATH": os.environ.get("PATH", "")},
+            file_actions=[(os.POSIX_SPAWN_DUP2, writer, 1), (os.POSIX_SPAWN_CLOSE, reader)],
+        )
+    except OSError as error:
+        os.close(reader)
+        print(f"{binary} cannot tell its features: {error.strerror}", file=sys.stderr)
+        return b""
+    finally:
+        os.close(writer)
+    with os.fdopen(reader, "rb") as output:
+        printed = output.read()
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+        return b""
+    return printed
 
 
 def remember_runtime(bundle: str, binary: str, root: str) -> None:
@@ -45,15 +89,18 @@ def delete(namespace: str, container_id: str, bundle: str) -> bytes:
             known = json.load(file)
         binary, root = str(known["binary"]), str(known["root"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        binary, root = "/usr/sbin/runc", os.path.join(RUNC_ROOT, namespace)
-    child = os.posix_spawn(
-        binary,
-        [binary, "--root", root, "delete", "--force", container_id],
-        {"PATH": os.environ.get("PATH", "")},
-        file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)],
-    )
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
-        print(f"runc could not delete {container_id}", file=sys.stderr)
+        binary, root = locate(""), os.path.join(RUNC_ROOT, namespace)
+    try:
+        child = os.posix_spawn(
+            binary,
+            [binary, "--root", root, "delete", "--force", container_id],
+            {"PATH": os.environ.get("PATH", "")},
+            file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)],
+        )
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+            print(f"runc could not delete {container_id}", file=sys.stderr)
+    except OSError as error:  # the rest goes all the same
+        print(f"{binary} could not delete {container_id}: {error.strerror}", file=sys.stderr)
     mounts.unmount(os.path.join(bundle, "rootfs"))
     _open_gate(container_id, bundle)
     path = socket_path(namespace, container_id)

@@ -22,6 +22,7 @@ from architect.untrusted import Unreadable, parse
 from shim import stats
 from shim.bundle import Bundle, runtime_options, safe_id
 from shim.container import Container
+from shim.export import Import, absolute, checkpoint_options, export
 from shim.process import Process, Status
 from shim.streams import Uris
 
@@ -48,16 +49,18 @@ class TaskService:
         }
 
     async def create(self, request: containerd.CreateTaskRequest) -> containerd.CreateTaskResponse:
-        """Makes a container; nothing of it runs yet."""
-        if request.checkpoint:
-            raise RpcError(
-                Code.UNIMPLEMENTED, f"container {request.id}: creating from a checkpoint is not supported"
-            )
+        """Makes a container; nothing of it runs yet. With a checkpoint, all of it is done by Start."""
         bundle = Bundle.load(safe_id(request.id), request.bundle)
-        container = self._pod.add(bundle, runtime_options(request.options))
+        options = runtime_options(request.options)
+        origin = None
+        if request.checkpoint:
+            work = absolute(options.criu_work_path or os.path.join(request.bundle, "work"))
+            parent = request.parent_checkpoint and absolute(request.parent_checkpoint)
+            origin = Import(absolute(request.checkpoint), parent, work)
+        container = self._pod.add(bundle, options)
         try:
             uris = Uris(request.stdin, request.stdout, request.stderr, request.terminal)
-            await container.create(uris, request.rootfs)
+            await container.create(uris, request.rootfs, origin)
         except BaseException:
             self._pod.remove(container.id)
             raise
@@ -72,6 +75,7 @@ class TaskService:
                     stderr=request.stderr,
                     terminal=request.terminal,
                 ),
+                checkpoint=request.checkpoint,
                 pid=container.init.pid,
             ),
         )
@@ -284,10 +288,16 @@ class TaskService:
         return Empty()
 
     async def checkpoint(self, request: containerd.CheckpointTaskRequest) -> Empty:
-        """Containerd's own checkpoints (`ctr task checkpoint`) are not what this runtime does."""
-        raise RpcError(
-            Code.UNIMPLEMENTED, f"container {request.id}: use `architect hibernate`; export is not supported"
-        )
+        """Writes a checkpoint for containerd to pack; the container goes on, or ends if so wanted."""
+        container = self._pod.get(request.id)
+        options = checkpoint_options(request.options)
+        if container.init.status is Status.CREATED:
+            raise RpcError(Code.FAILED_PRECONDITION, f"container {container.id} has not been started")
+        path = absolute(request.path)
+        await _clear(container, Operation.CHECKPOINT)
+        async with container.lock:
+            await _asking_runc(export(container.runc, path, options))
+        return Empty()
 
 
 async def _clear(container: Container, operation: Operation) -> Answer:

@@ -71,10 +71,10 @@ def refusal(spec: Mapping[str, Any], rootfs: str) -> str:
         return "it has a terminal (tty: true), which CRIU can not give back; set tty: false"
     if "pid" not in spaces or spaces["pid"]:
         return "it shares its process namespace (hostPID or shareProcessNamespace); give it its own"
-    if not spaces.get("network"):
-        return "it uses the host's network (hostNetwork); packets for it can not be held"
     if "user" in spaces:
         return "it has a user namespace (hostUsers: false), which is not supported yet"
+    if not spaces.get("network"):
+        return "it uses the host's network (hostNetwork); packets for it can not be held"
     if spec.get("linux", {}).get("resources", {}).get("devices") and _allows_all_devices(spec):
         return "it is privileged: its devices can not be checkpointed"
     if spec.get("root", {}).get("readonly") and not os.path.isdir(os.path.join(rootfs, "tmp")):

@@ -22,7 +22,12 @@ from architect.engine.children import Children
 from architect.engine.errors import EngineError
 
 COMMAND_SECONDS: Final = 60.0
-ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C"}
+CHECKPOINT_SECONDS: Final = 120.0
+# Our own CRIU first: runc looks for it by name, and a distribution's may be too old for this kernel.
+ENVIRONMENT: Final = {
+    "PATH": "/opt/architect/criu:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C",
+}
 
 _serial = itertools.count()
 
@@ -85,7 +90,28 @@ class Runc:
         """
         await self._run(["delete", *(["--force"] if force else []), self.container_id])
 
-    async def _run(self, argv: Sequence[str], streams: Mapping[int, int] | None = None) -> None:
+    async def checkpoint(self, image: str, work: str, flags: Sequence[str]) -> None:
+        """`runc checkpoint` into directory `image`, CRIU's log into `work`; ends the container unless a flag
+        says `--leave-running`.
+        """
+        argv = ["checkpoint", "--image-path", image, "--work-path", work, *flags, self.container_id]
+        await self._run(argv, seconds=CHECKPOINT_SECONDS)
+
+    async def restore(
+        self, image: str, work: str, streams: Mapping[int, int], pid_file: str, flags: Sequence[str] = ()
+    ) -> int:
+        """`runc restore` of what `checkpoint` wrote: makes and runs the container; returns the init's pid."""
+        argv = ["restore", "--detach", "--no-subreaper", "--bundle", self.bundle, "--pid-file", pid_file]
+        argv += ["--image-path", image, "--work-path", work, *flags, self.container_id]
+        await self._run(argv, streams, seconds=CHECKPOINT_SECONDS)
+        return _read_pid(pid_file)
+
+    async def _run(
+        self,
+        argv: Sequence[str],
+        streams: Mapping[int, int] | None = None,
+        seconds: float = COMMAND_SECONDS,
+    ) -> None:
         """Runs one runc command. Raises EngineError with the reason from runc's own log when it fails."""
         with self._scratch("log", b"") as log:
             head = [self.binary, "--root", self.root, "--log", log, "--log-format", "json"]
@@ -93,9 +119,7 @@ class Runc:
             null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             try:
                 fds = {0: null, 1: null, 2: null, **(streams or {})}
-                ended = await self.children.run(
-                    [*head, *argv], fds=fds, env=ENVIRONMENT, seconds=COMMAND_SECONDS
-                )
+                ended = await self.children.run([*head, *argv], fds=fds, env=ENVIRONMENT, seconds=seconds)
             finally:
                 os.close(null)
             if ended.code != 0:
@@ -135,6 +159,16 @@ class Runc:
             raise EngineError(
                 f"cannot tell runc the new process of {self.container_id} in {path}: {error}"
             ) from error
+
+
+def locate(name: str) -> str:
+    """The path of an OCI runtime that containerd's configuration may name without one; "": runc."""
+    name = name or "runc"
+    if "/" in name:
+        return name
+    folders = f"{os.environ.get('PATH', '')}:{ENVIRONMENT['PATH']}".split(":")
+    candidates = [os.path.join(folder, name) for folder in folders if folder.startswith("/")]
+    return next((path for path in candidates if os.access(path, os.X_OK)), f"/usr/sbin/{name}")
 
 
 def start_time(pid: int) -> int:

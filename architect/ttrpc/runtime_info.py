@@ -1,7 +1,7 @@
 """What a runtime says about itself, and what a checkpoint asks of it.
 
-A shim called with `-info` reads a RuntimeRequest from standard input and writes a RuntimeInfo to standard
-output; CheckpointOptions travel in `CheckpointTaskRequest.options`.
+A shim called with `-info` reads an `Any` (the runtime's options) from standard input and writes a RuntimeInfo
+to standard output; CheckpointOptions travel in `CheckpointTaskRequest.options`.
 Source: containerd api/types/introspection, api/types/runc/options.
 """
 
@@ -34,15 +34,6 @@ class RuntimeVersion:
 
     version: str = field(1, STRING)
     revision: str = field(2, STRING)
-
-
-@message("containerd.types.RuntimeRequest")
-@dataclass(slots=True)
-class RuntimeRequest:
-    """What containerd writes to the standard input of a shim called with `-info`."""
-
-    runtime_path: str = field(1, STRING)
-    options: Any | None = field(2, Any)
 
 
 @message("containerd.types.RuntimeInfo")

@@ -33,11 +33,12 @@ class Cases:
         """Every case with each of its kinds."""
         return [(name, kind) for name, (_, kinds) in self._cases.items() for kind in kinds]
 
-    async def compare(self, name: str, kind: str) -> None:
+    async def compare(self, name: str, kind: str, version: int = 3) -> None:
         """Runs a case with both shims; fails for a difference that is not listed, and for none that is."""
         seen = []
         for which in ("runc", kind):
             async with Shim(which, name) as shim:
+                shim.version = version
                 await self._cases[name][0](shim)
                 seen.append(await shim.finish())
         theirs, ours = seen

@@ -48,6 +48,8 @@ class Shim:
         self.transcript: dict[str, Any] = {}
         self.events: list[tuple[str, Any]] = []
         self.ids: list[str] = []
+        self.options: containerd.Any | None = None
+        self.version = 3  # of the Task service that containerd speaks at most; 1.7 knows 2
         self.streams: dict[str, Any] = {}
         self._names: dict[int, str] = {}
         self._news = asyncio.Event()
@@ -91,7 +93,7 @@ class Shim:
     def bundle(self, name: str, *args: str, terminal: bool = False, **spec: object) -> Path:
         """A bundle of container `name` that runs `args`; `spec` replaces parts of its config.json."""
         path = self.home / "bundles" / self.full(name)  # containerd's shim takes it for the id
-        path.mkdir()
+        (path / "work").mkdir(parents=True)  # where containerd lets a shim put CRIU's logs
         (path / "config.json").write_text(json.dumps({**self._spec(name, args, terminal), **spec}))
         return path
 
@@ -146,6 +148,7 @@ class Shim:
             id=self.full(name),
             bundle=str(bundle),
             rootfs=list(self.rootfs() if mounts is None else mounts),
+            options=self.options,
             **streams.uris,
             **more,
         )
@@ -247,11 +250,13 @@ class Shim:
         """Here the container falls asleep, on the third of the runs."""
         if self.kind != "asleep":
             return
-        assert self._client is not None
         request = shim_v1.HibernateRequest(container_id=self.full(name))
-        await self._client.call(
-            shim_v1.SERVICE, "Hibernate", request, shim_v1.HibernateResponse, timeout=SECONDS
-        )
+        await self.ask("Hibernate", request, shim_v1.HibernateResponse)
+
+    async def ask(self, method: str, request: object, response: type[Any]) -> Any:
+        """A call of our own service."""
+        assert self._client is not None
+        return await self._client.call(shim_v1.SERVICE, method, request, response, timeout=SECONDS)
 
     async def end(self, name: str, number: int = 9) -> None:
         """Kill, Wait and Delete."""
@@ -394,7 +399,8 @@ class Shim:
             "TTRPC_ADDRESS": f"{self.home}/events.sock",
             "GRPC_ADDRESS": f"{self.home}/containerd.sock",
             "NAMESPACE": self.namespace,
-            "MAX_SHIM_VERSION": "3",
+            "MAX_SHIM_VERSION": str(self.version),
+            "PATH": f"{os.environ['PATH']}:/opt/architect/criu",  # for the shim of a node without a CRIU
             "GOMAXPROCS": "2",
         }
         # Not by pipes: a shim that inherits them would keep them open.

@@ -358,3 +358,9 @@ async def two_containers_of_a_pod(shim: Shim) -> None:
 @pytest.mark.parametrize(("name", "kind"), CASES.runs())
 async def test_the_shim_answers_as_containerds_own_does(name: str, kind: str) -> None:
     await CASES.compare(name, kind)
+
+
+@pytest.mark.parametrize("kind", ["ours", "asleep"])
+@pytest.mark.parametrize("name", ["execs", "questions", "killed_while_waited_for", "asked_to_end"])
+async def test_it_does_so_in_the_protocol_of_containerd_1_7(name: str, kind: str) -> None:
+    await CASES.compare(name, kind, version=2)

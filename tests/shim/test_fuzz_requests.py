@@ -118,7 +118,6 @@ def creations(draw: st.DrawFn, place: Place) -> CreateTaskRequest:
         stdin=draw(seldom("", stream)),
         stdout=draw(seldom("", stream)),
         stderr=draw(seldom("", stream)),
-        checkpoint=draw(seldom("", st.just("/x"))),
         options=draw(seldom(None, generic.map(containerd.pack) | own.map(containerd.pack) | strange)),
     )
 
