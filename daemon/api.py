@@ -27,6 +27,7 @@ _STATUS: Final = {
     Code.FAILED_PRECONDITION: 409,
     Code.ABORTED: 409,
     Code.DEADLINE_EXCEEDED: 504,
+    Code.RESOURCE_EXHAUSTED: 503,
 }
 _BODY_BYTES: Final = 4096
 
@@ -57,7 +58,8 @@ def people_app(node: Node) -> web.Application:
         return _json({"containers": [listed(container) for container in named]})
 
     async def explain(request: web.Request) -> web.Response:
-        return _json(explained(_find(node, request)))
+        container = _find(node, request)
+        return _json(explained(container, node.audience.explained(container)))
 
     async def hibernate(request: web.Request) -> web.Response:
         container = _find(node, request)

@@ -27,6 +27,12 @@ class Settings:
     restore_limit: int = 2
     """Restores at the same time. More than there are CPUs makes every one of them slower."""
     log_level: str = "info"
+    kubernetes: bool = False
+    """Whether to report to Kubernetes."""
+    node_name: str = ""
+    """The name of this node there; needed for that."""
+    kubeconfig: str = ""
+    """How to reach the API server; "": as every pod does, by its service account."""
 
 
 def parse(argv: Sequence[str]) -> Settings:
@@ -45,9 +51,16 @@ def parse(argv: Sequence[str]) -> Settings:
     )
     parser.add_argument(
         "--kubernetes",
-        choices=["off"],
+        choices=["on", "off"],
         default="off",
-        help="reporting to Kubernetes; only off is supported in this version",
+        help="report to Kubernetes: labels, requests, Events (default: %(default)s)",
+    )
+    parser.add_argument("--node-name", default="", metavar="NAME", help="this node's name in Kubernetes")
+    parser.add_argument(
+        "--kubeconfig",
+        default="",
+        metavar="FILE",
+        help="how to reach the API server, where the daemon does not run in a pod",
     )
     parser.add_argument(
         "--restore-limit",
@@ -58,11 +71,16 @@ def parse(argv: Sequence[str]) -> Settings:
     )
     parser.add_argument("--log-level", choices=LEVELS, default="info", help="default: %(default)s")
     given = parser.parse_args(argv)
+    if given.kubernetes == "on" and not given.node_name:
+        parser.error("--kubernetes=on needs --node-name: only the pods of this node are reported on")
     return Settings(
         run_dir=os.path.abspath(given.run_dir),
         metrics_address=given.metrics_address,
         restore_limit=given.restore_limit,
         log_level=given.log_level,
+        kubernetes=given.kubernetes == "on",
+        node_name=given.node_name,
+        kubeconfig=given.kubeconfig,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 from architect.settings import Monitor
@@ -49,26 +50,34 @@ def listed(container: Container) -> dict[str, Any]:
     }
 
 
-def explained(container: Container) -> dict[str, Any]:
-    """All there is to say about a container; `sentences` says it to a person."""
+def explained(container: Container, beyond: Mapping[str, Any]) -> dict[str, Any]:
+    """All there is to say about a container; `sentences` says it to a person.
+
+    `beyond`: what is known of it beyond this node (`audience.py`).
+    """
     status = container.status
     due = None if container.due_ns is None else max(0.0, (container.due_ns - time.monotonic_ns()) / 1e9)
-    return listed(container) | {
-        "eligible": status.managed and not status.refusal and not status.settings_error,
-        "sentences": _sentences(container, due),
-        "waiting_for": container.waiting_for,
-        "next_look_seconds": due,
-        "attempts_failed": container.failures,
-        "settings": {
-            "idle_ns": status.idle_ns,
-            "initial_delay_ns": status.initial_delay_ns,
-            "network_monitor": status.monitor,
-            "ports": [{"number": port.number, "protocol": port.protocol} for port in status.ports],
-        },
-        "failures": [
-            {"at_ns": f.at_ns, "operation": f.operation, "reason": f.reason} for f in status.failures
-        ],
-    }
+    facts = {key: value for key, value in beyond.items() if key != "sentences"}
+    return (
+        listed(container)
+        | facts
+        | {
+            "eligible": status.managed and not status.refusal and not status.settings_error,
+            "sentences": [*_sentences(container, due), *beyond["sentences"]],
+            "waiting_for": container.waiting_for,
+            "next_look_seconds": due,
+            "attempts_failed": container.failures,
+            "settings": {
+                "idle_ns": status.idle_ns,
+                "initial_delay_ns": status.initial_delay_ns,
+                "network_monitor": status.monitor,
+                "ports": [{"number": port.number, "protocol": port.protocol} for port in status.ports],
+            },
+            "failures": [
+                {"at_ns": f.at_ns, "operation": f.operation, "reason": f.reason} for f in status.failures
+            ],
+        }
+    )
 
 
 def _sentences(container: Container, due: float | None) -> list[str]:

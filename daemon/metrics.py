@@ -86,6 +86,17 @@ class Metrics:
         self.gates_closed = Gauge(
             "architect_gates_closed", "Closed packet gates read here.", registry=self.registry
         )
+        self.reports_waiting = Gauge(
+            "architect_reports_waiting",
+            "Pods that Kubernetes is still to be told about.",
+            registry=self.registry,
+        )
+        self.connected = Gauge(
+            "architect_kubernetes_connected", "Whether the API server is followed.", registry=self.registry
+        )
+        self.events_dropped = Gauge(
+            "architect_events_dropped", "Events that nobody will read.", registry=self.registry
+        )
         self.shims = Gauge("architect_shims", "Shims connected.", registry=self.registry)
         build = Gauge("architect_build_info", "Always 1.", ["version"], registry=self.registry)
         build.labels(VERSION).set(1)

@@ -7,10 +7,13 @@ from collections.abc import Callable
 
 from architect.states import Phase
 from architect.ttrpc.shim_v1 import ContainerStatus
+from daemon.audience import Audience, Nobody
 from daemon.containers import Container, Containers, Pod
 from daemon.held import Queue
 from daemon.idle import watched_ports
+from daemon.kubernetes.happenings import refused
 from daemon.metrics import Metrics
+from daemon.room import Room
 from daemon.shim import ShimConnection
 from daemon.sleeping import Sleeping
 from daemon.supervision import Tasks
@@ -24,8 +27,9 @@ class Node:
     """Ties the parts together: a listener of the shims (`shim.Listener`)."""
 
     def __init__(
-        self, directory: str, restore_limit: int, kernel: Kernel, adopt: Callable[[int], Queue]
+        self, directory: str, restore_limit: int, kernel: Kernel, adopt: Callable[[int], Queue], room: Room
     ) -> None:
+        self.audience: Audience = Nobody()
         self.containers = Containers()
         self.metrics = Metrics(self.containers)
         self.tasks = Tasks()
@@ -36,7 +40,9 @@ class Node:
         # Held packets may be seen on the one connection before the other tells of their container.
         self._early: set[tuple[ShimConnection, str]] = set()
         self.sleeping = Sleeping(kernel, self.metrics, self.tasks, self._answered)
-        self.waking = Waking(restore_limit, self.metrics, self.tasks, self._answered)
+        self.waking = Waking(
+            restore_limit, room, self.metrics, self.tasks, self._answered, self._wake_refused
+        )
         self.metrics.gates_closed.set_function(lambda: sum(len(shim.held) for shim in self.shims))
         self.metrics.shims.set_function(lambda: len(self.shims))
 
@@ -62,6 +68,7 @@ class Node:
                     "a container changed its phase", extra=fields | {"wake_cause": status.last_wake_cause}
                 )
         self._watch(container)
+        self.audience.heard(container, before)
         self.sleeping.consider(container)
         if (shim, status.id) in self._early:
             self._early.discard((shim, status.id))
@@ -100,6 +107,9 @@ class Node:
         """A shim's answer to a call is news like any other."""
         if not container.gone and isinstance(container.shim, ShimConnection) and status.phase:
             self.heard(container.shim, container.pod, status)
+
+    def _wake_refused(self, container: Container, reason: str) -> None:
+        self.audience.happened(container, refused(container.status.name, reason))
 
     def _insist(self, shim: ShimConnection, container: Container) -> None:
         container_id = container.status.id

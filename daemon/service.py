@@ -23,6 +23,7 @@ from daemon.arguments import Settings
 from daemon.discovery import Discovery
 from daemon.held import Queue
 from daemon.node import Node
+from daemon.room import Room
 from daemon.supervision import Tasks
 from daemon.traffic import Kernel
 
@@ -40,7 +41,7 @@ class Unable(Exception):
 
 @asynccontextmanager
 async def running(
-    settings: Settings, kernel: Kernel, adopt: Callable[[int], Queue]
+    settings: Settings, kernel: Kernel, adopt: Callable[[int], Queue], room: Room | None = None
 ) -> AsyncIterator[asyncio.Task[None]]:
     """The daemon runs within the block. The task ends only if it cannot go on. Raises Unable when it cannot
     start.
@@ -50,8 +51,10 @@ async def running(
             make_private_dirs(settings.run_dir)
             stack.enter_context(_only_one(os.path.join(settings.run_dir, _LOCK)))
             shims = os.path.join(settings.run_dir, SHIMS)
-            node = Node(shims, settings.restore_limit, kernel, adopt)
+            node = Node(shims, settings.restore_limit, kernel, adopt, room or Room())
             stack.push_async_callback(node.close)
+            if settings.kubernetes:
+                await _report(stack, node, settings)
             await _serve_people(stack, node, os.path.join(settings.run_dir, API_SOCKET))
             address = await _serve_metrics(stack, node, settings.metrics_address)
         except OSError as error:
@@ -91,6 +94,27 @@ def _only_one(path: str) -> Iterator[None]:
         except BlockingIOError:
             raise Unable(f"another architectd serves this node (it holds {path}); end it first") from None
         yield
+
+
+async def _report(stack: AsyncExitStack, node: Node, settings: Settings) -> None:
+    """Has Kubernetes told what becomes of this node's pods. Raises Unable."""
+    # A daemon that reports to nobody does without all of this.
+    from architect.kube import Client, NoAccess, in_cluster
+    from architect.kube.kubeconfig import from_kubeconfig
+    from daemon.kubernetes.reports import Reports
+
+    try:
+        access = from_kubeconfig(settings.kubeconfig) if settings.kubeconfig else in_cluster()
+    except NoAccess as error:
+        raise Unable(f"{error}; or serve without, with --kubernetes=off") from error
+    client = await stack.enter_async_context(Client(access))
+    reports = Reports(client, settings.node_name, node.containers)
+    reports.start()
+    stack.push_async_callback(reports.close)
+    node.audience = reports
+    node.metrics.reports_waiting.set_function(lambda: len(reports.rounds))
+    node.metrics.connected.set_function(lambda: not reports.lost_because)
+    node.metrics.events_dropped.set_function(lambda: reports.events.dropped)
 
 
 async def _serve_people(stack: AsyncExitStack, node: Node, path: str) -> None:

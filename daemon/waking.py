@@ -1,5 +1,5 @@
-"""Wakes: one at a time for each container, not too many at a time on the node, tried again while packets are
-held.
+"""Wakes: one at a time for each container, not too many at a time on the node and none that its memory has no
+room for, tried again while packets are held.
 
 The restore itself, and whether one is needed at all, is the shim's business; waking what runs is no error.
 """
@@ -11,10 +11,12 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from architect.states import Phase
 from architect.ttrpc.client import Code, RpcError
 from architect.ttrpc.shim_v1 import ContainerStatus
 from daemon.containers import Container
 from daemon.metrics import Metrics
+from daemon.room import NoRoom, Room
 from daemon.supervision import Tasks
 
 FIRST_RETRY_SECONDS: Final = 0.1
@@ -25,9 +27,19 @@ Learn = Callable[[Container, ContainerStatus], None]
 
 
 class Waking:
-    """Wakes containers. `learn` is told how a container is after it."""
+    """Wakes containers. `learn` is told how one is after it, `refused` why a wake was not even tried."""
 
-    def __init__(self, limit: int, metrics: Metrics, tasks: Tasks, learn: Learn) -> None:
+    def __init__(
+        self,
+        limit: int,
+        room: Room,
+        metrics: Metrics,
+        tasks: Tasks,
+        learn: Learn,
+        refused: Callable[[Container, str], None],
+    ) -> None:
+        self._room = room
+        self._refused = refused
         self._slots = asyncio.Semaphore(limit)  # gives its slots in the order of asking
         self._metrics = metrics
         self._tasks = tasks
@@ -79,19 +91,27 @@ class Waking:
 
     async def _call(self, container: Container, cause: str) -> RpcError | ConnectionError | None:
         """One call; its error is handed to whoever waits, if anybody does."""
-        with self._metrics.wakes_waiting.track_inprogress():
-            await self._slots.acquire()
+        needed = container.status.saved_bytes if container.status.phase == Phase.SCALED_DOWN else 0
         try:
-            status = await container.shim.wake(container.status.id, cause)
-        except RpcError as error:
-            if (
-                error.code is Code.DEADLINE_EXCEEDED
-            ):  # what the shim itself reports is counted when it reports it
-                self._metrics.failed("wake", error.message)
-            return error
-        except ConnectionError as error:
-            return error
-        finally:
-            self._slots.release()
+            with self._metrics.wakes_waiting.track_inprogress():
+                await self._room.wait(needed)
+        except NoRoom as error:
+            self._metrics.failed("wake", f"out of memory: {error}")
+            self._refused(container, str(error))
+            return RpcError(Code.RESOURCE_EXHAUSTED, f"{container.path} is not woken: {error}")
+        with self._room.promised(needed):
+            with self._metrics.wakes_waiting.track_inprogress():
+                await self._slots.acquire()
+            try:
+                status = await container.shim.wake(container.status.id, cause)
+            except RpcError as error:
+                # What the shim itself reports is counted when it reports it.
+                if error.code is Code.DEADLINE_EXCEEDED:
+                    self._metrics.failed("wake", error.message)
+                return error
+            except ConnectionError as error:
+                return error
+            finally:
+                self._slots.release()
         self._learn(container, status)
         return None

@@ -30,6 +30,7 @@ from architect.gate import GateError, sockets
 from architect.settings import ContainerSettings, PodIdentity, Port
 from architect.states import Answer, Operation, Phase, StateRecord, answer, refusal
 from architect.ttrpc.server import Code, RpcError
+from shim import limits
 from shim.fresh import awaited, listens_again
 from shim.image import Damaged, SleepImage
 from shim.place import Place
@@ -80,6 +81,7 @@ class Sleeper:
         self._tries = Tries(lambda: self.want("packet"))
         self._held_end: Ended | None = None
         self._held_update: bytes | None = None
+        self._shares = limits.shares(container.bundle.spec)
         self._listened: set[Port] = set()
         self._extra: dict[str, Any] = {}
         self.record = StateRecord(container_id=container.id)
@@ -305,6 +307,8 @@ class Sleeper:
             began = time.monotonic_ns()
             self._killed = False
             self._go(Phase.WAKING)
+            if self._container.cgroup is not None:
+                limits.lift_pod(self._container.cgroup, self._identity.pod_uid)
             try:
                 end = await self._restore()
             except Exception as error:  # whatever it was, nobody may be left waking
@@ -397,7 +401,8 @@ class Sleeper:
                 self._container.runc.adopt(self._container.init.pid)
             if self._held_update is not None:
                 resources, self._held_update = self._held_update, None
-                await self._container.runc.update(resources)
+                # Kubelet was told that it asks for nothing while it slept; it is awake before kubelet knows.
+                await self._container.runc.update(limits.with_shares(resources, self._shares))
         except EngineError as error:
             self._note("wake", error)
         self._drop_image()
@@ -407,7 +412,11 @@ class Sleeper:
 
     def hold_update(self, resources: bytes) -> None:
         """Keeps new limits until the wake."""
-        self._held_update = resources
+        self._held_update = limits.merged(self._held_update, resources)
+
+    def updated(self, resources: bytes) -> None:
+        """New limits hold, and it is awake: the CPU shares they set hold after the next wake, too."""
+        self._shares = limits.shares({"linux": {"resources": limits.read(resources)}}) or self._shares
 
     async def kill(self) -> bool:
         """SIGKILL: ends a sleeper as it is, breaks off dump and restore. False: the caller has to kill."""

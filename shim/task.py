@@ -260,6 +260,8 @@ class TaskService:
             return Empty()
         async with container.lock:
             await _asking_runc(container.runc.update(resources))
+        if container.sleeper is not None:
+            container.sleeper.updated(resources)
         return Empty()
 
     async def stats(self, request: containerd.StatsRequest) -> containerd.StatsResponse:

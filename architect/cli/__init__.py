@@ -1,7 +1,7 @@
 """The command `architect` (also `kubectl architect`): what a person types.
 
-It asks the node's daemon over its unix socket and imports nothing of it. Imports are late throughout:
-`--help` and completion must feel instant.
+`architect` asks the node's daemon over its unix socket, `kubectl architect` the API server and through it the
+daemons. Nothing of them is imported. Imports are late throughout: `--help` and completion must feel instant.
 """
 
 
@@ -10,3 +10,10 @@ def main() -> None:
     from architect.cli.commands import cli
 
     cli(prog_name="architect")
+
+
+def kubectl() -> None:
+    """Runs the plugin that kubectl finds by its name: `kubectl architect`."""
+    from architect.cli.kubectl import kubectl_cli
+
+    kubectl_cli(prog_name="kubectl architect")

@@ -10,21 +10,22 @@ from typing import Any, Final, NoReturn
 
 import click
 
+VERSION: Final = "0.1.0"
 SOCKET: Final = "/run/architect/architectd.sock"
-_FAILED: Final = 1
+FAILED: Final = 1
 _DOWN: Final = 2
 _PATIENCE_SECONDS: Final = 1.0  # before a spinner says that something goes on
-_LOOK_SECONDS: Final = 10.0
+LOOK_SECONDS: Final = 10.0
 # The daemon's own deadlines for the shims, and a little for the way.
-_HIBERNATE_SECONDS: Final = 330.0
-_WAKE_SECONDS: Final = 150.0
+HIBERNATE_SECONDS: Final = 330.0
+WAKE_SECONDS: Final = 150.0
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 container = click.argument("container")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option("0.1.0", prog_name="architect")
+@click.version_option(VERSION, prog_name="architect")
 @click.option(
     "--socket", default=SOCKET, show_default=True, envvar="ARCHITECT_SOCKET", help="The daemon's socket."
 )
@@ -43,9 +44,9 @@ def cli(context: click.Context, socket: str) -> None:
 @click.pass_obj
 def status(socket: str, as_json: bool) -> None:
     """Show every container and what it does."""
-    answer = _ask(socket, "GET", "/v1/containers", _LOOK_SECONDS)
+    answer = _ask(socket, "GET", "/v1/containers", LOOK_SECONDS)
     if as_json:
-        _print_json(answer)
+        print_json(answer)
         return
     from architect.cli.tables import show_status
 
@@ -58,9 +59,9 @@ def status(socket: str, as_json: bool) -> None:
 @click.pass_obj
 def explain(socket: str, container: str, as_json: bool) -> None:
     """Say whether CONTAINER can hibernate, why not, and what it waits for."""
-    answer = _ask_about(socket, "GET", container, "explain", _LOOK_SECONDS)
+    answer = _ask_about(socket, "GET", container, "explain", LOOK_SECONDS)
     if as_json:
-        _print_json(answer)
+        print_json(answer)
         return
     from architect.cli.tables import show_explanation
 
@@ -73,9 +74,9 @@ def explain(socket: str, container: str, as_json: bool) -> None:
 @click.pass_obj
 def hibernate(socket: str, container: str, as_json: bool) -> None:
     """Put CONTAINER to sleep now, idle or not."""
-    with _spinner(f"putting {container} to sleep"):
-        answer = _ask_about(socket, "POST", container, "hibernate", _HIBERNATE_SECONDS)
-    _print_outcome(answer, as_json)
+    with spinner(f"putting {container} to sleep"):
+        answer = _ask_about(socket, "POST", container, "hibernate", HIBERNATE_SECONDS)
+    print_outcome(answer, as_json)
 
 
 @cli.command()
@@ -84,9 +85,9 @@ def hibernate(socket: str, container: str, as_json: bool) -> None:
 @click.pass_obj
 def wake(socket: str, container: str, as_json: bool) -> None:
     """Wake CONTAINER; one that is awake stays so."""
-    with _spinner(f"waking {container}"):
-        answer = _ask_about(socket, "POST", container, "wake", _WAKE_SECONDS)
-    _print_outcome(answer, as_json)
+    with spinner(f"waking {container}"):
+        answer = _ask_about(socket, "POST", container, "wake", WAKE_SECONDS)
+    print_outcome(answer, as_json)
 
 
 @cli.command()
@@ -95,20 +96,20 @@ def doctor(as_json: bool) -> None:
     """Check whether this node can run Architect."""
     from architect.cli.doctor import examine
 
-    with _spinner("examining this node"):
+    with spinner("examining this node"):
         findings = examine()
     sound = all(finding.passed for finding in findings)
     if as_json:
         checks = [
             {"check": f.check, "passed": f.passed, "detail": f.detail, "cure": f.cure} for f in findings
         ]
-        _print_json({"passed": sound, "checks": checks})
+        print_json({"passed": sound, "checks": checks})
     else:
         from architect.cli.tables import show_findings
 
         show_findings(findings)
     if not sound:
-        sys.exit(_FAILED)
+        sys.exit(FAILED)
 
 
 def _ask_about(socket: str, method: str, name: str, action: str, seconds: float) -> dict[str, Any]:
@@ -124,23 +125,26 @@ def _ask(socket: str, method: str, resource: str, seconds: float) -> dict[str, A
     try:
         return daemon_api.ask(socket, method, resource, timeout=seconds)
     except daemon_api.Down as error:
-        _end(str(error), _DOWN)
+        end(str(error), _DOWN)
     except daemon_api.Failed as error:
-        _end(str(error), _FAILED)
+        end(str(error), FAILED)
 
 
-def _end(sentence: str, code: int) -> NoReturn:
+def end(sentence: str, code: int) -> NoReturn:
+    """Ends the program with a sentence."""
     click.echo(f"architect: {printable(sentence)}", err=True)
     sys.exit(code)
 
 
-def _print_json(answer: dict[str, Any]) -> None:
+def print_json(answer: dict[str, Any]) -> None:
+    """For programs."""
     click.echo(json.dumps(answer, indent=2))
 
 
-def _print_outcome(answer: dict[str, Any], as_json: bool) -> None:
+def print_outcome(answer: dict[str, Any], as_json: bool) -> None:
+    """What a sleep or a wake came to."""
     if as_json:
-        _print_json(answer)
+        print_json(answer)
         return
     from architect.cli.tables import show_outcome
 
@@ -153,7 +157,7 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def _spinner(doing: str) -> Iterator[None]:
+def spinner(doing: str) -> Iterator[None]:
     """Says what goes on, on a terminal's standard error, if it takes longer than a second."""
     if not sys.stderr.isatty():
         yield

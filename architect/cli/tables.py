@@ -60,6 +60,27 @@ def show_status(answer: Mapping[str, Any]) -> None:
     _console().print(table)
 
 
+def show_pods(entries: Sequence[Mapping[str, Any]]) -> None:
+    """The table of the managed containers of a cluster's pods."""
+    if not entries:
+        _console().print("No pod here has a managed container.")
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("NAMESPACE", "POD", "CONTAINER", "STATE", "NODE", "REQUESTS RELEASED"):
+        table.add_column(heading, no_wrap=True)
+    for entry in entries:
+        released = ", ".join(f"{kind} {value}" for kind, value in entry["released"].items())
+        table.add_row(
+            _text(entry["namespace"]),
+            _text(entry["pod"]),
+            _text(entry["container"]),
+            _text(entry["state"], _STYLES.get(entry["state"], "")),
+            _text(entry["node"] or _NONE),
+            _text(released or _NONE),
+        )
+    _console().print(table)
+
+
 def show_explanation(answer: Mapping[str, Any]) -> None:
     """All there is to say about one container."""
     console = _console()

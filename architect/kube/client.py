@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from typing import Any, Final, Self
 from urllib.parse import quote
+from weakref import WeakSet
 
 import aiohttp
 
@@ -22,6 +26,7 @@ _SILENCE_SECONDS: Final = (
     150.0  # a watch hears a bookmark about every minute; this long means: nobody is there
 )
 _LONGEST_LINE: Final = 16 << 20
+_GOODBYE_SECONDS: Final = 1.0
 _PAGE: Final = 100  # objects; more at once would only make the process larger
 _AGENT: Final = "architect"
 
@@ -54,10 +59,13 @@ class Client:
         self.access = access
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
+        self._sockets: WeakSet[socket.socket] = WeakSet()
 
     async def __aenter__(self) -> Self:
         # Trusting the environment would send a node's own traffic, and its token, to whatever proxy is set.
-        connector = aiohttp.TCPConnector(limit=_CONNECTIONS, ttl_dns_cache=60)
+        connector = aiohttp.TCPConnector(
+            limit=_CONNECTIONS, ttl_dns_cache=60, socket_factory=self._new_socket
+        )
         self._session = aiohttp.ClientSession(
             connector=connector, headers={"User-Agent": _AGENT}, trust_env=False, auto_decompress=True
         )
@@ -67,6 +75,16 @@ class Client:
         if self._session is not None:
             await self._session.close()
             self._session = None
+        # Requests that were called off end their TLS in the background, and nobody is told when.
+        deadline = time.monotonic() + _GOODBYE_SECONDS
+        while any(s.fileno() >= 0 for s in self._sockets) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_GOODBYE_SECONDS / 100)
+
+    def _new_socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, _ = address
+        made = socket.socket(family, kind, protocol)
+        self._sockets.add(made)
+        return made
 
     async def get(self, path: str, **query: str) -> Object:
         """An object, or anything else that answers with one."""
@@ -141,8 +159,8 @@ class Client:
                 server_hostname=self.access.server_name or None,
                 max_msg_size=_LONGEST_LINE,
                 heartbeat=30.0,
-            ) as socket:
-                yield socket
+            ) as opened:
+                yield opened
         except aiohttp.WSServerHandshakeError as error:
             raise errors.from_answer(error.status, b"") from error
         except (aiohttp.ClientError, OSError) as error:

@@ -19,6 +19,7 @@ from architect.ttrpc.shim_v1 import ContainerStatus
 from daemon.arguments import Settings
 from daemon.held import Queue
 from daemon.idle import Traffic
+from daemon.room import Room
 from daemon.service import running
 from daemon.traffic import TrafficUnknown
 from tests.daemon.fake_shim import FakeShim, SocketQueue
@@ -77,12 +78,21 @@ class Box:
         self.kernel = ScriptedKernel()
         self.adopt: Callable[[int], Queue] = SocketQueue
         self.restore_limit = 2
+        self.room = Room(lambda: 1 << 40)
+        self.kubeconfig = ""
         os.makedirs(self.shims, mode=0o700, exist_ok=True)
 
     @asynccontextmanager
     async def daemon(self) -> AsyncIterator[asyncio.Task[None]]:
-        settings = Settings(self.run_dir, ("127.0.0.1", 0), self.restore_limit)
-        async with running(settings, self.kernel, self.adopt) as discovery:
+        settings = Settings(
+            self.run_dir,
+            ("127.0.0.1", 0),
+            self.restore_limit,
+            kubernetes=bool(self.kubeconfig),
+            node_name="node-1",
+            kubeconfig=self.kubeconfig,
+        )
+        async with running(settings, self.kernel, self.adopt, self.room) as discovery:
             yield discovery
             assert not discovery.done()
 

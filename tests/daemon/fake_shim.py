@@ -83,7 +83,8 @@ class FakeShim:
         self.on_hibernate: Callable[[str], Awaitable[None]] | None = None
         self.on_wake: Callable[[str], Awaitable[None]] | None = None
         self.queues: dict[str, tuple[socket.socket, socket.socket]] = {}
-        self._pod = pod
+        self.identity = "default", pod, f"uid-{key}"
+        """Namespace, name and uid of the pod."""
         self._watchers: set[asyncio.Queue[shim_v1.WatchEvent]] = set()
         self._server = Server(
             {
@@ -188,9 +189,9 @@ class FakeShim:
         return shim_v1.DescribeResponse(
             version=1,
             sandbox_id=f"sandbox-{self.key}",
-            pod_namespace="default",
-            pod_name=self._pod,
-            pod_uid=f"uid-{self.key}",
+            pod_namespace=self.identity[0],
+            pod_name=self.identity[1],
+            pod_uid=self.identity[2],
             netns=f"/run/netns/{self.key}",
             containers=list(self.statuses.values()),
         )

@@ -36,7 +36,7 @@ async def test_a_pod_whose_name_comes_later_is_known_by_it(box: Box, stack: Asyn
     await stack.enter_async_context(shim)
     await stack.enter_async_context(box.daemon())
     await until(lambda: shim.readers)
-    shim._pod = "web-7"
+    shim.identity = "default", "web-7", "uid-web"
     shim.add(container(ID))
     await box.until_state(ID, "RUNNING")
     assert (await box.ask("GET", "/v1/containers/default/web-7/app/explain"))[0] == 200
