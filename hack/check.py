@@ -19,6 +19,7 @@ import footprint
 import images
 import programs
 import recipe
+import shipped
 import trees
 import vm
 
@@ -37,7 +38,7 @@ _ROWS_IN_MACHINE = (
 )
 _HOST_SCRIPTS = [
     *("node.py", "cluster.py", "check.py", "footprint.py", "vm.py"),
-    *("init.py", "cluster_node.py", "services.py", "vm_init.py"),
+    *("init.py", "cluster_node.py", "services.py", "vm_init.py", "node_tree.py", "shipped.py"),
 ]
 _IN_MACHINE = [
     *_SHORT_IN_MACHINE,
@@ -84,13 +85,13 @@ def _lint() -> dict[str, str]:
 
 def _test() -> dict[str, str]:
     first = next((name for name in recipe.TESTED if _offered(name)), recipe.TESTED[0])
-    argv = ["pytest", *_QUIET, "tests", "--ignore=tests/node", "--ignore=tests/e2e"]
+    argv = ["pytest", *_QUIET, "tests", *(f"--ignore=tests/{part}" for part in ("node", "e2e", "deploy"))]
     results = {"unit tests": _step("unit tests", recipe.FLAVOURS[first], argv)}
     for name in recipe.TESTED:
         title = f"node tests {name}"
         results[title] = _step(title, recipe.FLAVOURS[name], ["pytest", *_QUIET, "tests/node"])
     title = f"cluster tests {recipe.KUBERNETES}"
-    results[title] = _cluster_step(title, ["pytest", *_QUIET, "tests/e2e"])
+    results[title] = _cluster_step(title, ["pytest", *_QUIET, "tests/deploy", "tests/e2e"])
     return results | _in_machine(_SHORT_IN_MACHINE)
 
 
@@ -128,7 +129,9 @@ def _step(title: str, flavour: recipe.Flavour, argv: list[str], *, node: bool = 
     obstacle = box.obstacle(flavour)
     if obstacle:
         return f"skipped: {obstacle}"
-    return _timed(title, argv, lambda: box.run(flavour, argv, images=images.directory() if node else ""))
+    loaded = images.directory() if node else ""
+    contents = box.Contents({"/opt/images": loaded, **shipped.binds()}) if node else None
+    return _timed(title, argv, lambda: box.run(flavour, argv, images=loaded, contents=contents))
 
 
 def _cluster_step(title: str, argv: list[str]) -> str:

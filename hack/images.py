@@ -43,7 +43,7 @@ def directory() -> str:
 
 def _build(at: str, log: str) -> None:
     root = trees.tree("forky")
-    archive = _Archive(os.path.join(at, "images.tar"))
+    archive = Archive(os.path.join(at, "images.tar"))
     for name, source in _STATIC.items():
         binary = os.path.join(at, name)
         compiler = ["gcc", "-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror", "-o", f"/out/{name}"]
@@ -85,7 +85,7 @@ def _is_file(path: str) -> bool:
     return os.path.islink(path) or os.path.isfile(path)
 
 
-class _Archive:
+class Archive:
     """An OCI image layout in a tar: blobs are added as they come, the index is written last."""
 
     def __init__(self, path: str) -> None:
@@ -101,12 +101,19 @@ class _Archive:
                 tar.add(source, target.lstrip("/"), recursive=False, filter=_owned_by_root)
         return self._blob("application/vnd.oci.image.layer.v1.tar", buffer.getvalue())
 
-    def image(self, name: str, layers: list[dict[str, Any]], command: list[str]) -> None:
-        """The image docker.io/local/NAME:1 that runs `command`."""
+    def image(
+        self,
+        name: str,
+        layers: list[dict[str, Any]],
+        command: list[str],
+        tag: str = "1",
+        environment: Iterable[str] = ("PATH=/usr/sbin:/usr/bin",),
+    ) -> None:
+        """The image docker.io/local/NAME:TAG that runs `command`."""
         config = {
             "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
             "os": "linux",
-            "config": {"Entrypoint": command, "Env": ["PATH=/usr/sbin:/usr/bin"], "WorkingDir": "/"},
+            "config": {"Entrypoint": command, "Env": list(environment), "WorkingDir": "/"},
             "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
         }
         manifest = {
@@ -116,7 +123,7 @@ class _Archive:
             "layers": layers,
         }
         entry = self._json(manifest["mediaType"], manifest)
-        entry["annotations"] = {"io.containerd.image.name": f"docker.io/local/{name}:1"}
+        entry["annotations"] = {"io.containerd.image.name": f"docker.io/local/{name}:{tag}"}
         self._index.append(entry)
 
     def close(self) -> None:
@@ -149,4 +156,5 @@ class _Archive:
 def _owned_by_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = "root"
+    entry.mtime = 0
     return entry

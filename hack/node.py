@@ -13,6 +13,7 @@ import sys
 import box
 import images
 import recipe
+import shipped
 import trees
 
 
@@ -28,6 +29,7 @@ def main() -> int:
     run = verbs.add_parser("run", help="run a command, or a shell, in a fresh node")
     run.add_argument("flavour", choices=recipe.FLAVOURS)
     run.add_argument("--bare", action="store_true", help="without containerd and images")
+    run.add_argument("--shipped", action="store_true", help="with what users install, below /opt/shipped")
     run.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- command", help="default: bash")
     verbs.add_parser("clean", help="remove the cache")
     arguments = parser.parse_args()
@@ -45,7 +47,9 @@ def main() -> int:
         else:
             argv = [part for part in arguments.argv[:1] if part != "--"] + arguments.argv[1:]
             loaded = "" if arguments.bare else images.directory()
-            return box.run(recipe.FLAVOURS[arguments.flavour], argv or ["bash"], images=loaded)
+            flavour = recipe.FLAVOURS[arguments.flavour]
+            contents = box.Contents({"/opt/images": loaded, **shipped.binds()}) if arguments.shipped else None
+            return box.run(flavour, argv or ["bash"], images=loaded, contents=contents)
     except (box.Impossible, trees.BuildFailed) as error:
         print(f"node.py: {error}", file=sys.stderr)
         return 1

@@ -21,7 +21,13 @@ from shim.pod import Pod
 from shim.post import Post
 from shim.task import SERVICES, TaskService
 
-CRIU_PATHS: Final = ("/opt/architect/criu/criu", "/usr/sbin/criu", "/usr/local/sbin/criu", "/usr/bin/criu")
+CRIU_PATHS: Final = (
+    os.path.dirname(os.path.dirname(os.path.realpath(__file__))) + "/bin/criu",  # the install's own
+    "/opt/architect/criu/criu",
+    "/usr/sbin/criu",
+    "/usr/local/sbin/criu",
+    "/usr/bin/criu",
+)
 _DRAIN_SECONDS: Final = 2.0
 
 log = logging.getLogger(__name__)

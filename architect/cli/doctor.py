@@ -23,7 +23,13 @@ HANDLER: Final = "runc-architect"
 SHIM: Final = "containerd-shim-runc-architect-v1"
 RUNTIME_TYPE: Final = "io.containerd.runc-architect.v1"
 IMAGES: Final = "/var/lib/architect"
-CRIU_PATHS: Final = ("/opt/architect/criu/criu", "/usr/sbin/criu", "/usr/local/sbin/criu", "/usr/bin/criu")
+CRIU_PATHS: Final = (
+    "/opt/architect/current/bin/criu",
+    "/opt/architect/criu/criu",
+    "/usr/sbin/criu",
+    "/usr/local/sbin/criu",
+    "/usr/bin/criu",
+)
 _PROGRAM_SECONDS: Final = 30.0
 _MEMORY_FILE_SYSTEMS: Final = ("tmpfs", "ramfs")
 # An annotation of each kind that the shim must be given: key, the option that passes it.
@@ -116,7 +122,7 @@ def check_criu(path: str, kernel: str, run: Run) -> Finding:
     # them.
     needed = (4, 2) if _version(kernel) >= (6, 16) else (4, 0)
     wanted = f"{needed[0]}.{needed[1]}"
-    cure = f"install CRIU {wanted} or newer as {CRIU_PATHS[0]}; the product brings one"
+    cure = f"install CRIU {wanted} or newer as {CRIU_PATHS[-2]}; the product brings one"
     if not path:
         return Finding("CRIU", False, f"none in {', '.join(CRIU_PATHS)}", cure)
     ran = run([path, "--version"])

@@ -28,8 +28,13 @@ _MESSAGE_MAX: Final = 1 << 16
 _LOG_LINES: Final = 20
 # Errors that CRIU 4.2 tells of and goes on: it may not raise a limit, or a node has no tun device.
 _HARMLESS: Final = ("RLIMIT_NOFILE", "Unable to create tun")
+# An install brings the `tar` and `gzip` that CRIU needs: busybox' lack options.
+_TOOLS: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))) + "/tools"
 # CRIU runs `tar` and probes `iptables` by name; nothing of the caller's environment is passed on.
-ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C"}
+ENVIRONMENT: Final = {
+    "PATH": f"{_TOOLS}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C",
+}
 
 Answer = Callable[[Notify], Awaitable[bool]]
 

@@ -1,0 +1,1 @@
+"""Puts Architect's node parts on a node, and takes them off again."""
