@@ -1,9 +1,11 @@
 # Everything runs in throw-away nodes on this machine, as root: see hack/.
 FLAVOUR ?= forky-v1
 
-.PHONY: node cluster cluster-load cluster-down demo test test-vm bench lint clean
+.PHONY: node images cluster cluster-load cluster-down demo test test-vm bench lint clean
 node:
 	python3 hack/node.py run $(FLAVOUR)
+images:
+	python3 hack/shipped.py
 cluster:
 	@python3 hack/cluster.py up
 cluster-load:

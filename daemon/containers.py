@@ -36,6 +36,7 @@ class Pod:
     name: str = ""
     uid: str = ""
     netns: str = ""
+    shim_pid: int = 0
 
 
 @dataclass(slots=True, eq=False)

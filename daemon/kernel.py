@@ -44,8 +44,8 @@ class NetnsKernel:
         except GateError as error:
             raise TrafficUnknown(str(error)) from error
 
-    def traffic(self, netns: str, status: ContainerStatus, now_ns: int) -> Traffic:
-        """The traffic of a container that is watched."""
+    def traffic(self, netns: str, status: ContainerStatus, now_ns: int, shim_pid: int = 0) -> Traffic:
+        """The traffic of a container that is watched; probes passed on by `shim_pid` are none."""
         ports = watched_ports(status)
         try:
             activity = PodGate(netns).activity(status.id)
@@ -55,7 +55,7 @@ class NetnsKernel:
                 return Traffic(now_ns)
             connections = 0
             if status.monitor == Monitor.CONNECTIONS:
-                counts = sockets.open_connections(status.pid)
+                counts = sockets.open_connections(status.pid, without=shim_pid)
                 connections = sum(counts.get(number, 0) for number, _ in ports)
         except GateError as error:
             raise TrafficUnknown(str(error)) from error

@@ -138,7 +138,14 @@ class ShimConnection:
             shim_v1.DescribeResponse,
             timeout=DESCRIBE_SECONDS,
         )
-        self.pod = Pod(answer.sandbox_id, answer.pod_namespace, answer.pod_name, answer.pod_uid, answer.netns)
+        self.pod = Pod(
+            answer.sandbox_id,
+            answer.pod_namespace,
+            answer.pod_name,
+            answer.pod_uid,
+            answer.netns,
+            answer.shim_pid,
+        )
 
     async def _event(self, client: Client, event: shim_v1.WatchEvent) -> None:
         status = event.status

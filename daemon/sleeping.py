@@ -85,7 +85,7 @@ class Sleeping:
         if not container.watched:
             self._kernel.watch(container.pod.netns, status.id, watched_ports(status))
             container.watched = True
-        return self._kernel.traffic(container.pod.netns, status, now_ns)
+        return self._kernel.traffic(container.pod.netns, status, now_ns, container.pod.shim_pid)
 
     async def _attempt(self, container: Container) -> None:
         try:

@@ -24,5 +24,5 @@ class Kernel(Protocol):
     def unwatch(self, netns: str, container_id: str) -> None:
         """Notes them no more."""
 
-    def traffic(self, netns: str, status: ContainerStatus, now_ns: int) -> Traffic:
-        """The traffic of a container that is watched."""
+    def traffic(self, netns: str, status: ContainerStatus, now_ns: int, shim_pid: int = 0) -> Traffic:
+        """The traffic of a container that is watched; probes passed on by `shim_pid` are none."""

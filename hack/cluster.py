@@ -26,6 +26,7 @@ import box
 import images
 import programs
 import recipe
+import shipped
 import trees
 
 _STAYING = recipe.CACHE + "/cluster"
@@ -55,6 +56,7 @@ def run(argv: list[str], *, stays: bool = False) -> int:
         "/opt/images": images.directory(),
         "/opt/kubernetes": programs.kubernetes(),
         "/opt/helm": programs.helm(),
+        **shipped.binds(),
     }
     for name in set(recipe.CLUSTER):
         binds[f"/opt/trees/{name}"] = trees.tree(name)

@@ -52,7 +52,7 @@ def _build(at: str, log: str) -> None:
         layer = archive.layer([(binary, f"/{name}")])
         archive.image(name, [layer], [f"/{name}"])
         os.unlink(binary)
-    python = archive.layer(_python_files(root))
+    python = archive.layer([*_python_files(root), (os.path.join(_PROGRAMS, "tar.py"), "/usr/bin/tar")])
     for name, source in _IMAGES.items():
         paths = [(os.path.join(_PROGRAMS, file), f"/app/{file}") for file in (source, "service.py")]
         archive.image(name, [python, archive.layer(paths)], ["/usr/bin/python3", "-B", f"/app/{source}"])

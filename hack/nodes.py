@@ -5,12 +5,13 @@ For hack/cluster_up.py and for tests. A node keeps its disk when it is switched 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import select
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, Any, Final
 
 CONTROL_PLANE: Final = "172.30.0.1"
@@ -69,6 +70,20 @@ class Node:
     def kill(self, *services: str) -> None:
         """Kill -9 services of the node; nobody starts them again but `start`."""
         self.run(["/usr/bin/python3", "-IS", _SERVICES, "kill", *services])
+
+    @contextlib.contextmanager
+    def keep(self, service: str) -> Iterator[None]:
+        """Meanwhile, a service that ends is started again, as an operating system does it."""
+        argv = ["/usr/bin/python3", "-IS", _SERVICES, "keep", service]
+        with self.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as keeper:
+            try:
+                assert keeper.stdout
+                if keeper.stdout.readline() != "kept\n":
+                    raise RuntimeError(f"{service} does not run on {self.name}")
+                yield
+            finally:
+                assert keeper.stdin
+                keeper.stdin.close()
 
     def boot(self, others: Sequence[Node]) -> None:
         """Switch it on: returns when containerd runs. `others`: the nodes whose pods it is to reach."""

@@ -3,10 +3,10 @@
 What there is stands in /etc/kubernetes/services.json: name -> {"argv", "cri"}, the latter the socket of a
 container runtime, which is up when it tells its version there: it listens before, and kubelet gives up on it
 then. Each service has a pid file /run/services/NAME.pid and a log /var/log/NAME.log. Nobody restarts what
-ended: tests decide. The trap: whoever starts a service must not stay its parent, or it would stay as a
-zombie; hence the process in between, whose orphan process 1 reaps.
+ended but `keep`, until its standard input ends. The trap: whoever starts a service must not stay its parent,
+or it would stay as a zombie; hence the process in between, whose orphan process 1 reaps.
 
-    services.py start|kill NAME...
+    services.py start|kill NAME... | keep NAME
 """
 
 from __future__ import annotations
@@ -89,6 +89,16 @@ def _start(name: str) -> None:
     process.returncode = 0  # it is meant to outlive us: no warning about that
 
 
+def _keep(name: str) -> None:
+    """Start the service whenever it ends, as systemd would, until standard input ends. First says "kept"."""
+    process = open_pid(name)
+    print("kept", flush=True)
+    while sys.stdin not in select.select([process, sys.stdin], [], [])[0]:
+        process.close()
+        start(name)
+        process = open_pid(name)
+
+
 def _await(name: str, path: str) -> None:
     deadline = time.monotonic() + _LISTEN_SECONDS
     ask = [
@@ -106,6 +116,9 @@ def _await(name: str, path: str) -> None:
 
 def main() -> int:
     """Do what the command line says."""
+    if sys.argv[1] == "keep":
+        _keep(sys.argv[2])
+        return 0
     if sys.argv[1] == "start":
         for name in sys.argv[2:]:
             _start(name)

@@ -7,16 +7,18 @@ image holds of PyPI's packages.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import images as oci
 import recipe
 import trees
 
+_KEPT = 4
 KINDS = ("node", "control")
 ENVIRONMENT = (
     "PATH=/usr/bin",
@@ -33,7 +35,7 @@ def node() -> str:
     sources = {path: recipe.file_digest(os.path.join(recipe.CHECKOUT, path)) for path in _sources(_ON_NODES)}
     script = recipe.file_digest(os.path.join(recipe.CHECKOUT, "hack", "node_tree.py"))
     key = recipe.digest(os.path.basename(trees.tree("forky")), sources, script)
-    return trees.product(f"shipped/node-{key}", _build_node)
+    return _product(f"shipped/node-{key}", _build_node)
 
 
 def _build_node(at: str, log: str) -> None:
@@ -60,7 +62,7 @@ def images() -> str:
     ]
     packages = recipe.file_digest(recipe.LOCK_FILE)
     key = recipe.digest(os.path.basename(folder), sources, scripts, packages)
-    return trees.product(f"shipped/images-{key}", lambda at, log: _build_images(folder, at, log))
+    return _product(f"shipped/images-{key}", lambda at, log: _build_images(folder, at, log))
 
 
 def _build_images(folder: str, at: str, log: str) -> None:
@@ -80,6 +82,21 @@ def _build_images(folder: str, at: str, log: str) -> None:
         archive.image(f"architect-{kind}", layers, ["/usr/bin/python3"], version(), ENVIRONMENT)
         archive.close()
         shutil.rmtree(root)
+
+
+def _product(place: str, build: Callable[[str, str], None]) -> str:
+    """trees.product, of which only the last used are kept: each change of a source makes a new one."""
+    path = trees.product(place, build)
+    os.utime(path)
+    kept = re.sub("-[0-9a-f]+$", "-", path)
+    found = [entry.path for entry in os.scandir(os.path.dirname(path)) if entry.is_dir()]
+    same = [each for each in found if re.fullmatch(re.escape(kept) + "[0-9a-f]+", each)]
+    for old in sorted(same, key=os.path.getmtime, reverse=True)[_KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+        for file in (".lock", ".log"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(old + file)
+    return path
 
 
 def binds() -> dict[str, str]:

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -21,23 +22,29 @@ from architect.engine.children import Children, Ended
 from architect.engine.errors import EngineError
 from architect.engine.runc import Runc, locate
 from architect.files import make_private_dirs
+from architect.probes import EXEC_PROBE
+from architect.states import Phase
 from architect.ttrpc import containerd
 from architect.ttrpc.server import Code, RpcError
 from architect.untrusted import Unreadable, Value
 from shim import mounts, oom
 from shim.bundle import RUNC_ROOT, Bundle
 from shim.export import Import
+from shim.health import Health
 from shim.logger import Owner
 from shim.offline import remember_runtime
 from shim.process import Process, Status
-from shim.streams import Streams, Uris
+from shim.streams import Streams, Uris, read_to_end
 
 if TYPE_CHECKING:
+    from shim.probes import Doors
     from shim.sleeper import Sleeper
 
 Publish = Callable[[Any], None]
 _CONSOLE_SECONDS: Final = 10.0
 _FLUSH_SECONDS: Final = 12.0
+_PROBE_SECONDS: Final = 5.0
+_RESTING: Final = (Phase.HIBERNATING, Phase.SCALED_DOWN, Phase.WAKING)
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +71,8 @@ class Container:
         self.cgroup: Cgroup | None = None
         self._oom: asyncio.Task[None] | None = None
         self.sleeper: Sleeper | None = None
+        self.doors: Doors | None = None
+        self.health = Health(lambda: None)
         self.init_end: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self.paused = False
         self.mounted = False
@@ -247,8 +256,12 @@ class Container:
             raise RpcError(
                 Code.INVALID_ARGUMENT, f"the process of exec {exec_id} cannot be read: {error}"
             ) from error
+        arguments: Any = document.get("args")
+        probe = isinstance(arguments, list) and arguments[:1] == [EXEC_PROBE]
+        if probe:
+            document["args"] = arguments[1:]
         streams = Streams(uris, self._owner(exec_id))
-        self.execs[exec_id] = Process(exec_id, streams, json.dumps(document).encode())
+        self.execs[exec_id] = Process(exec_id, streams, json.dumps(document).encode(), probe=probe)
 
     async def start_exec(self, process: Process) -> None:
         """Has runc start a registered exec and follows it."""
@@ -282,8 +295,54 @@ class Container:
             return
         process.end(end.result())
         self._publish_exit(process)
-        if self.sleeper is not None:
+        if process.probe:
+            self._noted(process, end.result().code)
+        elif self.sleeper is not None:
             self.sleeper.exec_ended()
+
+    # ---- probes
+
+    def resting(self) -> bool:
+        """Whether it sleeps, falls asleep or wakes: its processes can be asked nothing now."""
+        return self.sleeper is not None and self.sleeper.phase in _RESTING
+
+    async def probes_over(self) -> str:
+        """Waits until no probe is in a container that falls asleep: one that is would be dumped.
+
+        Returns why it has to stay awake, as a sentence; "" when nothing speaks against sleep.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _PROBE_SECONDS
+        for process in [process for process in self.execs.values() if process.probe and process.running()]:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await process.left.wait()
+            except TimeoutError:
+                return "an exec probe is running in it"
+        if self.doors is not None and not await self.doors.quiet(self, max(0.0, deadline - loop.time())):
+            return "a probe or a scraper waits for its answer"
+        return self.health.complaint
+
+    async def answer_probe(self, process: Process) -> None:
+        """An exec probe of a container that sleeps: as if it had run, in this process, and found all well.
+
+        It gets its pid with its end, in one step: who kills an exec that takes too long must not kill a shim.
+        """
+        process.starting = True
+        try:
+            await read_to_end(process.streams.uris)
+        finally:
+            process.starting = False
+        process.pid = os.getpid()
+        self.publish(
+            containerd.TaskExecStarted(container_id=self.id, exec_id=process.exec_id, pid=process.pid)
+        )
+        process.end(Ended(0, time.time_ns()))
+        self._publish_exit(process)
+
+    def _noted(self, process: Process, code: int) -> None:
+        command = json.dumps(json.loads(process.spec)["args"])[:200]
+        self.health.noted(f"exec {command}", f"its last exec probe ended with status {code}" if code else "")
 
     def kill(self, process: Process, number: int, *, everyone: bool) -> None:
         """Signals a process, or every process of the container. Raises RpcError, NOT_FOUND once it

@@ -92,3 +92,21 @@ class SleepImage:
             await in_thread(lambda: images.remove(self._directory))
         except OSError as error:
             log.warning("the image %s is left behind: %s", self.path, error)
+
+
+class Discarding:
+    """Images that are being removed; nobody waits for the disk but who wants the place they take."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, image: SleepImage) -> None:
+        """Removes an image in the background."""
+        task = asyncio.create_task(image.discard(), name=f"discard {image.path}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def over(self) -> None:
+        """Returns when none is left on the disk."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, Final
 
-from architect import settings
+from architect import probes, settings
 from architect.engine import Engine
 from architect.engine.children import Children
+from architect.gate import GateError
 from architect.ttrpc import containerd, shim_v1
 from architect.ttrpc.server import Code, RpcError
 from shim.bundle import Bundle
 from shim.container import Container
 from shim.gatekeeper import Gatekeeper
+from shim.health import Health
 from shim.place import Place
+from shim.probes import Doors
 from shim.sleeper import Sleeper
 from shim.status import of
 
@@ -41,6 +46,9 @@ class Pod:
         self._gate_path = gate_path
         self._gatekeeper: Gatekeeper | None = None
         self._errors: dict[str, str] = {}
+        self._doors: Doors | None = None
+        self._shadow_ports: frozenset[int] = frozenset()
+        self._doors_error = ""
         self._watchers: set[asyncio.Queue[shim_v1.WatchEvent]] = set()
 
     def find(self, container_id: str) -> Container | None:
@@ -60,6 +68,9 @@ class Pod:
             raise RpcError(Code.ALREADY_EXISTS, f"container {bundle.container_id} already exists")
         container = Container(bundle, options, self.namespace, self._children, self.publish)
         self.containers[bundle.container_id] = container
+        container.health = Health(partial(self.changed, container.id))
+        self._open_doors(bundle)
+        container.doors = self._doors
         try:
             identity = settings.pod_identity(bundle.annotations)
             wanted = (
@@ -76,12 +87,42 @@ class Pod:
             self.identity = identity
         self.netns = self.netns or bundle.netns
         if wanted is not None:
+            # Declared or not, a shadow port is no use of the container.
+            ports = tuple(port for port in wanted.ports if port.number not in self._shadow_ports)
+            wanted = dataclasses.replace(wanted, ports=ports)
             try:
                 container.sleeper = self._sleeper(container, wanted, identity)
             except BaseException:
                 del self.containers[container.id]
                 raise
         return container
+
+    def _open_doors(self, bundle: Bundle) -> None:
+        """Opens the pod's shadow ports, with the first bundle that knows of them: the sandbox's."""
+        wanted = bundle.annotations
+        if (
+            self._doors is not None
+            or self._doors_error
+            or not {probes.PROBES, probes.SHADOWS} & wanted.keys()
+        ):
+            return
+        try:
+            doors = probes.doors(wanted)
+            self._doors = Doors(bundle.netns, self._named)
+            self._shadow_ports = frozenset(door.shadow_port for door in doors)
+            self._doors.open(doors)
+        except (settings.Refused, GateError, OSError) as error:
+            # The containers run all the same; their probes fail, and people see why.
+            log.warning("shadow ports of this pod: %s", error)
+            self._doors_error = str(error)
+
+    def _named(self, name: str) -> Container | None:
+        """The newest container of a name."""
+        found = None
+        for container in self.containers.values():
+            if settings.pod_identity(container.bundle.annotations, strict=False).container == name:
+                found = container
+        return found
 
     def _sleeper(
         self, container: Container, wanted: settings.ContainerSettings, identity: settings.PodIdentity
@@ -103,11 +144,17 @@ class Pod:
         """Forgets a container."""
         container = self.containers.pop(container_id, None)
         self._errors.pop(container_id, None)
+        if container is not None and self._doors is not None:
+            identity = settings.pod_identity(container.bundle.annotations, strict=False)
+            if identity.sandbox_id == container_id or not self.containers:
+                self._doors.close()  # its network namespace goes now, before we are told to
         if container is not None:
             self._tell(shim_v1.WatchEvent(status=self.status(container), removed=True))
 
     def close(self) -> None:
-        """Ends the gatekeeper, and with it every descriptor that pins the network namespace."""
+        """Ends gatekeeper and doors, and with them every descriptor that pins the network namespace."""
+        if self._doors is not None:
+            self._doors.close()
         if self._gatekeeper is not None:
             self._gatekeeper.shutdown()
 
@@ -115,7 +162,7 @@ class Pod:
 
     def status(self, container: Container) -> shim_v1.ContainerStatus:
         """A container as the daemon and people see it."""
-        return of(container, self._errors.get(container.id, ""))
+        return of(container, self._errors.get(container.id, "") or self._doors_error)
 
     def changed(self, container_id: str) -> None:
         """Tells every watcher how a container is now."""

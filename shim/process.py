@@ -29,6 +29,10 @@ class Process:
     pid: int = 0
     status: Status = Status.CREATED
     starting: bool = False
+    probe: bool = False
+    """Kubelet's question, no use of the container: it neither wakes nor keeps awake."""
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    """It has ended, or could not be started."""
     ended: Ended | None = None
     finishing: asyncio.Task[None] | None = None
     _end: asyncio.Event = field(default_factory=asyncio.Event)
@@ -45,6 +49,7 @@ class Process:
         self.status = Status.STOPPED
         self.finishing = asyncio.create_task(self.streams.finish(), name=f"flush {self.exec_id or 'init'}")
         self._end.set()
+        self.left.set()
 
     async def wait(self) -> Ended:
         """The end, when it has come."""

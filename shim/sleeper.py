@@ -1,6 +1,7 @@
 """How one managed container falls asleep and wakes: the order of freeze, gate, dump, kill, restore, release.
 
 Falling asleep                                   Waking
+0. wait until no probe is inside (probes.py)
 1. close the gate (packets are held)             1. restore beside verifying the image's digests
 2. freeze, hold also the open connections        2. processes run
 3. anything unread? then thaw, it was activity   3. open the gate: held packets go on, in order
@@ -32,7 +33,8 @@ from architect.states import Answer, Operation, Phase, StateRecord, answer, refu
 from architect.ttrpc.server import Code, RpcError
 from shim import limits
 from shim.fresh import awaited, listens_again
-from shim.image import Damaged, SleepImage
+from shim.image import Damaged, Discarding, SleepImage
+from shim.notes import Notes
 from shim.place import Place
 from shim.tries import Tries
 
@@ -52,9 +54,7 @@ class Awake(Exception):
 
 
 class Sleeper:
-    """The sleep of one managed container. Changes happen under the container's lock; `phase` may always be
-    read.
-    """
+    """The sleep of a managed container. It changes under the container's lock; `phase` may always be read."""
 
     def __init__(
         self,
@@ -72,9 +72,8 @@ class Sleeper:
         self._engine = engine
         self._gatekeeper = gatekeeper
         self._place = place
-        self._changed = changed
         self._image: SleepImage | None = None
-        self._discarding: set[asyncio.Task[None]] = set()
+        self._discarding = Discarding()
         self._wake_wanted = ""
         self._killed = False
         self._waking: asyncio.Task[None] | None = None
@@ -85,6 +84,7 @@ class Sleeper:
         self._listened: set[Port] = set()
         self._extra: dict[str, Any] = {}
         self.record = StateRecord(container_id=container.id)
+        self._notes = Notes(self.record, place.state, changed)
 
     @property
     def _cgroup(self) -> Cgroup:
@@ -101,18 +101,17 @@ class Sleeper:
     def started(self) -> None:
         """The init runs."""
         self.record.started_ns = self.record.active_ns = time.time_ns()
-        self._go(Phase.RUNNING)
+        self._notes.move(Phase.RUNNING)
 
     def stopped(self) -> None:
         """The container has ended for good: its gate opens, so that packets meet the truth."""
         self._tries.over()
         self._open_gate()
-        self._go(Phase.STOPPED)
+        self._notes.move(Phase.STOPPED)
 
     def exec_ended(self) -> None:
         """An exec has ended: that counts as activity up to now."""
-        self.record.active_ns = time.time_ns()
-        self._changed()
+        self._notes.active()
 
     def take_end(self, ended: Ended) -> bool:
         """Whether the end of the init's processes is part of falling asleep; a real end is not ours to keep.
@@ -131,7 +130,7 @@ class Sleeper:
         """Why this container can not be put to sleep, as a sentence; "" when it can."""
         if self._container.cgroup is None:
             return "it is not created yet"
-        return self._engine.refusal(self._subject())
+        return self._engine.refusal(self._subject()) or self._container.health.complaint
 
     async def hibernate(self) -> None:
         """Puts the container to sleep; goes on when the caller stops waiting.
@@ -153,7 +152,7 @@ class Sleeper:
             self._wake_wanted = ""
             self._killed = False
             self._held_end = None
-            self._go(Phase.HIBERNATING)
+            self._notes.move(Phase.HIBERNATING)
             try:
                 await self._fall_asleep()
             except (Awake, Declined) as reason:
@@ -162,16 +161,16 @@ class Sleeper:
                 raise RpcError(Code.ABORTED, sentence) from reason
             except Exception as error:  # whatever it was, nobody may be left frozen
                 if not self._killed:
-                    self._note("hibernate", error)
+                    self._notes.failed("hibernate", error)
                 await self._stay_awake()
                 raise RpcError(Code.INTERNAL, f"container {self._container.id} runs on: {error}") from error
             await self._bury()
             self.record.sleeps += 1
             self.record.last_sleep_us = (time.monotonic_ns() - began) // 1000
-            self._go(Phase.SCALED_DOWN)
+            self._notes.move(Phase.SCALED_DOWN)
             await self._engine.ready(self._subject())
             if self._image is not None:
-                self._image.sync_later(lambda: self._write(durable=True))
+                self._image.sync_later(lambda: self._notes.write(durable=True))
         if self._wake_wanted or (self.settings.monitor and self._gatekeeper.packets_seen(self._container.id)):
             self.want(self._wake_wanted or "packet")
 
@@ -188,6 +187,8 @@ class Sleeper:
 
     async def _fall_asleep(self) -> None:
         container, cgroup = self._container, self._cgroup
+        if reason := await container.probes_over():
+            raise Awake(reason)
         self._engine.prepare(self._subject())
         before = sockets.snapshot(cgroup.pids())
         # What listens without being declared is held too: asleep, the kernel would refuse it.
@@ -213,7 +214,7 @@ class Sleeper:
             await image.seal(self._manifest(extra))
             self._raise_if_needed(pids)
             self.record.image = image.path
-            self._write(durable=False)
+            self._notes.write(durable=False)
             return True
 
         await self._engine.sleep(
@@ -225,7 +226,7 @@ class Sleeper:
         try:
             self._cgroup.thaw()
         except EngineError as error:
-            self._note("hibernate", error)
+            self._notes.failed("hibernate", error)
         await asyncio.wait({self._container.init_end}, timeout=_DEATH_SECONDS)
 
     def _raise_if_needed(self, pids: list[int]) -> None:
@@ -244,15 +245,15 @@ class Sleeper:
         try:
             self._cgroup.thaw()
         except EngineError as error:  # said, and the rest undone all the same: nobody is left HIBERNATING
-            self._note("thaw", error)
+            self._notes.failed("thaw", error)
         await self._engine.forget(self._container.id)
-        self._go(Phase.RUNNING)
+        self._notes.move(Phase.RUNNING)
         self.record.active_ns = time.time_ns()
         self._open_gate()
         if self._held_end is not None:
             self._container.finish_init(self._held_end)
         self._drop_image()
-        await self._discarded()
+        await self._discarding.over()
 
     # ---- waking
 
@@ -306,7 +307,7 @@ class Sleeper:
                 return  # the sleep did not come about, or the container has ended
             began = time.monotonic_ns()
             self._killed = False
-            self._go(Phase.WAKING)
+            self._notes.move(Phase.WAKING)
             if self._container.cgroup is not None:
                 limits.lift_pod(self._container.cgroup, self._identity.pod_uid)
             try:
@@ -315,7 +316,7 @@ class Sleeper:
                 if self._killed:
                     await self._die()
                     raise RpcError(Code.FAILED_PRECONDITION, "it was killed while it woke") from error
-                self._note("wake", error)
+                self._notes.failed("wake", error)
                 if not isinstance(error, Damaged) and self._tries.failed():
                     await self._sleep_on(error)
                 end = await self._start_fresh(error)
@@ -325,7 +326,7 @@ class Sleeper:
             self.record.wakes += 1
             self.record.last_wake_us = (time.monotonic_ns() - began) // 1000
             self.record.last_wake_cause = cause
-            self._go(Phase.RUNNING)  # last: who is told that it runs is told of this wake, too
+            self._notes.move(Phase.RUNNING)  # last: who is told that it runs is told of this wake, too
             self._container.watch_init(end)
             await self._settle()
 
@@ -351,14 +352,14 @@ class Sleeper:
                     raise Damaged(f"its image is damaged: {verified.result()}") from error
                 if last or self._killed:
                     raise
-                self._note("wake", error)
+                self._notes.failed("wake", error)
                 self._cgroup.kill()
         raise AssertionError("unreachable")
 
     async def _sleep_on(self, cause: Exception) -> NoReturn:
         """Goes back to sleep for another try: at the next request, and soon if packets wait."""
         self._cgroup.kill()  # what a restore left half done
-        self._go(Phase.SCALED_DOWN)
+        self._notes.move(Phase.SCALED_DOWN)
         await self._engine.ready(self._subject())
         if self.settings.monitor and self._gatekeeper.packets_seen(self._container.id):
             self._tries.later()
@@ -376,12 +377,12 @@ class Sleeper:
         except OSError as error:  # the container must run all the same
             fate = f"not put aside ({error})"
         log.error("container %s STARTS FRESH, its memory is %s: %s", self._container.id, fate, cause)
-        self._note("fresh start", Exception(f"memory lost to the container, {fate}: {cause}"))
+        self._notes.failed("fresh start", Exception(f"memory lost to the container, {fate}: {cause}"))
         try:
             await self._container.recreate()
         except (EngineError, OSError) as error:
-            self._note("fresh start", error)
-            self._go(Phase.RUNNING)
+            self._notes.failed("fresh start", error)
+            self._notes.move(Phase.RUNNING)
             self._container.finish_init(Ended(1, time.time_ns()))
             raise RpcError(
                 Code.INTERNAL, f"container {self._container.id} can neither wake nor start: {error}"
@@ -391,7 +392,7 @@ class Sleeper:
             if not await listens_again(self._cgroup, self._listened, end, _FRESH_SECONDS):
                 log.warning("container %s started fresh and does not listen", self._container.id)
         except GateError as error:
-            self._note("fresh start", error)
+            self._notes.failed("fresh start", error)
         return end
 
     async def _settle(self) -> None:
@@ -404,9 +405,9 @@ class Sleeper:
                 # Kubelet was told that it asks for nothing while it slept; it is awake before kubelet knows.
                 await self._container.runc.update(limits.with_shares(resources, self._shares))
         except EngineError as error:
-            self._note("wake", error)
+            self._notes.failed("wake", error)
         self._drop_image()
-        self._write(durable=False)
+        self._notes.write(durable=False)
 
     # ---- the rest
 
@@ -439,20 +440,20 @@ class Sleeper:
         try:
             self._cgroup.kill()
         except EngineError as error:
-            self._note("kill", error)
+            self._notes.failed("kill", error)
 
     async def remove(self) -> None:
         """Removes the container's image and state; what was put aside for diagnosis stays."""
         await self._engine.forget(self._container.id)
         self._open_gate()
         self._drop_image()
-        await self._discarded()
+        await self._discarding.over()
         StateRecord.remove(self._place.state)
         if not self.record.failures:
             remove_flat(self._place.logs)
 
     def _execs(self) -> int:
-        return sum(1 for process in self._container.execs.values() if process.running())
+        return sum(process.running() and not process.probe for process in self._container.execs.values())
 
     def _subject(self) -> Subject:
         container = self._container
@@ -484,39 +485,13 @@ class Sleeper:
         image, self._image = self._image, None
         self.record.image = ""
         if image is not None:
-            task = asyncio.create_task(image.discard(), name=f"discard {image.path}")
-            self._discarding.add(task)
-            task.add_done_callback(self._discarding.discard)
-
-    async def _discarded(self) -> None:
-        """Returns when no image that was dropped is left on the disk."""
-        if self._discarding:
-            await asyncio.wait(self._discarding)
+            self._discarding.begin(image)
 
     def _open_gate(self) -> None:
         try:
             self._gatekeeper.open(self._container.id)
         except GateError as error:
-            self._note("gate", error)
-
-    def _note(self, operation: str, error: Exception) -> None:
-        log.warning("%s of container %s: %s", operation, self._container.id, error)
-        self.record.failed(operation, str(error), time.time_ns())
-
-    def _go(self, phase: Phase) -> None:
-        """Writes the new phase down and tells of it.
-
-        What is written survives us; the loss of power only `_sync` makes it survive, and only a sleeper can.
-        """
-        self.record.move(phase, time.time_ns())
-        self._write(durable=False)
-        self._changed()
-
-    def _write(self, *, durable: bool) -> None:
-        try:
-            self.record.save(self._place.state, durable=durable)
-        except OSError as error:
-            log.warning("the state of %s cannot be written: %s", self._container.id, error)
+            self._notes.failed("gate", error)
 
 
 def _consume(task: asyncio.Task[None]) -> None:

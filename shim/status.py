@@ -27,7 +27,7 @@ def of(container: Container, settings_error: str) -> shim_v1.ContainerStatus:
         name=identity.container,
         phase=_PHASES[container.init.status],
         pid=container.init.pid,
-        execs=sum(1 for process in container.execs.values() if process.running()),
+        execs=sum(process.running() and not process.probe for process in container.execs.values()),
         settings_error=settings_error,
     )
     if container.sleeper is not None:

@@ -28,6 +28,8 @@ from shim.logger import BINARY, Logger, Owner
 
 _CHUNK: Final = 1 << 20
 FINISH_SECONDS: Final = 10.0
+_READER_SECONDS: Final = 2.0
+_READER_TICK: Final = 0.01
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +97,22 @@ def _open(uri: str, flags: int) -> int:
         return os.open(_path(uri), flags | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise RpcError(Code.INVALID_ARGUMENT, f"cannot open stream {uri}: {error.strerror}") from error
+
+
+async def read_to_end(uris: Uris) -> None:
+    """Has who reads a process's output see its end, for a process that writes nothing."""
+    deadline = asyncio.get_running_loop().time() + _READER_SECONDS
+    for uri in {uris.stdout, uris.stderr}:
+        while uri and not uri.startswith((_FILE, BINARY)):
+            try:
+                os.close(_open(uri, os.O_WRONLY | os.O_NONBLOCK))
+                break
+            except RpcError:
+                # Nobody has opened it yet. An end that comes before its reader is never seen, and the kernel
+                # tells nobody who comes.
+                if asyncio.get_running_loop().time() > deadline:
+                    break
+                await asyncio.sleep(_READER_TICK)
 
 
 class Relay:

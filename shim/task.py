@@ -96,6 +96,9 @@ class TaskService:
     async def _start_exec(self, container: Container, process: Process) -> containerd.StartResponse:
         if process.status is not Status.CREATED or process.starting:
             raise RpcError(Code.FAILED_PRECONDITION, f"exec {process.exec_id} of {container.id} was started")
+        if process.probe and container.resting():
+            await container.answer_probe(process)
+            return containerd.StartResponse(pid=process.pid)
         process.starting = True  # from here on the container does not fall asleep
         try:
             await _clear(container, Operation.EXEC)
@@ -104,11 +107,14 @@ class TaskService:
             raise _rpc(error) from error
         finally:
             process.starting = False
+            if process.status is Status.CREATED:
+                process.left.set()
         self._pod.publish(
             containerd.TaskExecStarted(container_id=container.id, exec_id=process.exec_id, pid=process.pid),
         )
         container.watch_exec(process)
-        self._pod.changed(container.id)
+        if not process.probe:
+            self._pod.changed(container.id)
         return containerd.StartResponse(pid=process.pid)
 
     async def delete(self, request: containerd.DeleteRequest) -> containerd.DeleteResponse:

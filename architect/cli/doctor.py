@@ -11,7 +11,8 @@ import re
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final, NamedTuple
@@ -31,6 +32,7 @@ CRIU_PATHS: Final = (
     "/usr/bin/criu",
 )
 _PROGRAM_SECONDS: Final = 30.0
+_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MEMORY_FILE_SYSTEMS: Final = ("tmpfs", "ramfs")
 # An annotation of each kind that the shim must be given: key, the option that passes it.
 _PASSED: Final = (
@@ -69,6 +71,7 @@ def run(argv: Sequence[str]) -> Ran:
             stderr=subprocess.STDOUT,
             timeout=_PROGRAM_SECONDS,
             check=False,
+            env={**os.environ, "PATH": _PATH},
         )
     except OSError as error:
         return Ran(127, f"{argv[0]}: {error.strerror}")
@@ -78,7 +81,35 @@ def run(argv: Sequence[str]) -> Ran:
 
 
 def examine() -> list[Finding]:
-    """All checks of this node."""
+    """All checks of this node; from a pod of the daemon's, of the node that the pod is on."""
+    with _on_the_node():
+        return _examine()
+
+
+@contextmanager
+def _on_the_node() -> Iterator[None]:
+    """In the mount namespace of process 1, which is the node's where the daemon's pod sees its processes."""
+    if os.geteuid():  # which is a finding of its own
+        yield
+        return
+    here = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    node = os.open("/proc/1/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        entered = os.fstat(here).st_ino != os.fstat(node).st_ino
+        if entered:
+            os.unshare(os.CLONE_FS)  # what threads share may not be changed for one of them
+            os.setns(node, os.CLONE_NEWNS)
+        try:
+            yield
+        finally:
+            if entered:
+                os.setns(here, os.CLONE_NEWNS)
+    finally:
+        os.close(here)
+        os.close(node)
+
+
+def _examine() -> list[Finding]:
     criu = next((path for path in CRIU_PATHS if os.access(path, os.X_OK)), "")
     return [
         check_root(os.geteuid()),

@@ -8,8 +8,9 @@ any of it is for others to decide.
 
 from architect.gate.errors import GateError
 from architect.gate.gate import Activity, PodGate
+from architect.gate.nftables import MARK
 from architect.gate.queue import HeldQueue, QueueStats
 from architect.gate.sockets import Endpoint
 from architect.settings import Port
 
-__all__ = ["Activity", "Endpoint", "GateError", "HeldQueue", "PodGate", "Port", "QueueStats"]
+__all__ = ["MARK", "Activity", "Endpoint", "GateError", "HeldQueue", "PodGate", "Port", "QueueStats"]

@@ -42,6 +42,11 @@ from architect.settings import Port
 
 TABLE: Final = b"architect\0"
 CHAIN: Final = b"prerouting\0"
+MARK: Final = 0x41726368
+"""The socket mark (SO_MARK) of a shim's own connections to an application: neither noted nor queued.
+
+Marks do not cross network namespaces: in a pod it comes from its shim, or from who may set up its network.
+"""
 INET, IPV4, IPV6 = 1, 2, 10
 """Families of tables, NFPROTO_*; rules in INET see both of the others' packets."""
 
@@ -50,7 +55,7 @@ _SUBSYS: Final = 10 << 8
 _NEWTABLE, _NEWCHAIN, _NEWRULE, _GETRULE, _DELRULE = (_SUBSYS | kind for kind in (0, 3, 6, 7, 8))
 _HOOK_PREROUTING, _PRIORITY_RAW = 0, -300
 _REGISTER: Final = struct.pack("!I", 1)  # NFT_REG_1, 16 bytes
-_META_NFPROTO, _META_L4PROTO = 15, 16
+_META_MARK, _META_NFPROTO, _META_L4PROTO = 3, 15, 16
 _NETWORK, _TRANSPORT = 1, 2  # bases of a payload expression
 _ADDRESSES: Final = {
     IPV4: (12, 4),
@@ -110,14 +115,14 @@ def base(family: int) -> list[Request]:
 def add_watch(family: int, tag: str, port: Port, *, last: bool) -> Request:
     """Notes packets to a port; stands before every gate rule, so that held packets are noted, too."""
     note = [_expression("counter"), *([_expression("last")] if last else [])]
-    return _add(family, tag, [*_to_port(port), *note], flags=0)
+    return _add(family, tag, [*_to_port(port), *_not_ours(), *note], flags=0)
 
 
 def add_gate(family: int, tag: str, port: Port, queue: int, *, native: bool) -> Request:
     """Queues packets to a port. There is no bypass: with nobody bound to the queue they are dropped, and sent
     again.
     """
-    return _add(family, tag, [*_to_port(port), _verdict(queue, native=native)], flags=APPEND)
+    return _add(family, tag, [*_to_port(port), *_not_ours(), _verdict(queue, native=native)], flags=APPEND)
 
 
 def add_tuple_gate(family: int, tag: str, connection: Tuple4, queue: int, *, native: bool) -> Request:
@@ -132,7 +137,7 @@ def add_tuple_gate(family: int, tag: str, connection: Tuple4, queue: int, *, nat
         *_payload(_NETWORK, offset, connection.source),
         *_payload(_NETWORK, offset + length, connection.target),
     ]
-    return _add(family, tag, [*match, _verdict(queue, native=native)], flags=APPEND)
+    return _add(family, tag, [*match, *_not_ours(), _verdict(queue, native=native)], flags=APPEND)
 
 
 def remove(rule: Rule) -> Request:
@@ -157,6 +162,12 @@ def _meta(key: int, value: int) -> tuple[bytes, ...]:
     return load, _equals(bytes((value,)))
 
 
+@functools.cache
+def _not_ours() -> tuple[bytes, ...]:
+    load = _expression("meta", attribute(2, struct.pack("!I", _META_MARK)), attribute(1, _REGISTER))
+    return load, _compare(1, struct.pack("=I", MARK))  # a mark is in the machine's own order
+
+
 def _payload(header: int, offset: int, value: bytes) -> tuple[bytes, ...]:
     return _load(header, offset, len(value)), _equals(value)
 
@@ -168,8 +179,12 @@ def _load(header: int, offset: int, length: int) -> bytes:
 
 
 def _equals(value: bytes) -> bytes:
-    equal = attribute(2, struct.pack("!I", 0))
-    return _expression("cmp", attribute(1, _REGISTER), equal, nested(3, attribute(1, value)))
+    return _compare(0, value)
+
+
+def _compare(how: int, value: bytes) -> bytes:
+    operator = attribute(2, struct.pack("!I", how))  # NFT_CMP_EQ is 0, NFT_CMP_NEQ is 1
+    return _expression("cmp", attribute(1, _REGISTER), operator, nested(3, attribute(1, value)))
 
 
 def _to_port(port: Port) -> list[bytes]:

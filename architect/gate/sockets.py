@@ -138,19 +138,25 @@ def snapshot(pids: Collection[int]) -> Sockets:
     return Sockets((), ())
 
 
-def open_connections(pid: int) -> dict[int, int]:
+def open_connections(pid: int, without: int = 0) -> dict[int, int]:
     """How many TCP connections are open per local port in the network namespace of `pid`, whoever they belong
-    to.
+    to, but those whose other end is a socket of process `without` (its shim, that passes probes on).
 
-    Cheap: no descriptor is looked at. Raises GateError; ESRCH when the process has ended.
+    Cheap: of `pid` no descriptor is looked at. Raises GateError; ESRCH when the process has ended.
     """
+    theirs = _inodes(without) if without else set()
     try:
-        rows = _rows(pid)
+        rows = [row for row in _rows(pid) if row.protocol == "TCP" and row.state not in _NO_CONNECTION]
     except _GONE as error:
         raise GateError(f"counting the connections of process {pid}", errno.ESRCH) from error
+    if without:  # once more: what was opened meanwhile is in the rows already
+        theirs |= _inodes(without)
+    # By endpoint: one end may be an IPv6 socket that speaks IPv4, the other an IPv4 one.
+    far_ends = {(_endpoint(row.remote), _endpoint(row.local)) for row in rows if row.inode in theirs}
     counts: dict[int, int] = {}
     for row in rows:
-        if row.protocol == "TCP" and row.state in _OPEN:
+        ends = _endpoint(row.local), _endpoint(row.remote)
+        if row.state in _OPEN and not (far_ends and ends in far_ends):
             counts[row.port] = counts.get(row.port, 0) + 1
     return counts
 

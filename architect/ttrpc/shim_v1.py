@@ -53,7 +53,7 @@ class ContainerStatus:
     initial_delay_ns: int = field(10, INT64)  # not before this long after its start
     monitor: str = field(11, STRING)  # "", "packets" or "connections"
     ports: list[Port] = field(12, Port, repeated=True)
-    execs: int = field(13, UINT32)  # exec processes running now
+    execs: int = field(13, UINT32)  # exec processes running now, but for probes
     image_bytes: int = field(14, UINT64)  # on disk, while asleep
     saved_bytes: int = field(15, UINT64)  # resident memory given back by the last sleep
     last_wake_us: int = field(16, UINT64)

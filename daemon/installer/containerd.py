@@ -15,6 +15,7 @@ import struct
 import subprocess
 import time
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -72,24 +73,15 @@ class Containerd:
         except tomllib.TOMLDecodeError as error:
             raise Refused(f"`{self.program} config dump` printed no TOML: {error}") from None
 
-    def unit(self) -> str:
-        """The systemd unit that it is the service of; "" without one."""
-        if _read("/proc/1/comm").strip() != "systemd":
-            return ""
-        for line in _read(f"/proc/{self.pid}/cgroup").splitlines():
-            hierarchy, _, path = line.partition("::")
-            name = os.path.basename(path or line.rpartition(":")[2])
-            if name.endswith(".service") and (hierarchy == "0" or ":name=systemd:" in line):
-                return name
-        return ""
-
     def restart(self, how: str, address: str) -> None:
         """Restart it and return when it answers again. Containers live on meanwhile.
 
         `how`: "auto" asks systemd; "signal" ends it and leaves the start to whoever supervises it. Raises
         Refused.
         """
-        unit = self.unit()
+        unit = ""
+        if how == "auto" and _read("/proc/1/comm").strip() == "systemd":
+            unit = service(_read(f"/proc/{self.pid}/cgroup"))
         if how == "auto" and not unit:
             raise Refused(
                 f"containerd (pid {self.pid}) is not a service of systemd: restart it by hand, or let the"
@@ -97,7 +89,7 @@ class Containerd:
                 " configuration is in place"
             )
         if how == "auto":
-            _run(["systemctl", "restart", unit])
+            restart_unit(unit, _run)
         else:
             os.kill(self.pid, signal.SIGTERM)
         deadline = time.monotonic() + _SECONDS
@@ -107,6 +99,27 @@ class Containerd:
                 return
             time.sleep(_LOOK_SECONDS)
         raise Refused(f"containerd did not answer at {address} within {_SECONDS:.0f} s of its restart")
+
+
+def service(cgroups: str) -> str:
+    """The systemd service that a process is of, by its `/proc/PID/cgroup`; "" without one."""
+    for line in cgroups.splitlines():
+        number, controllers, path = line.split(":", 2)
+        name = os.path.basename(path)
+        if name.endswith(".service") and (controllers == "name=systemd" or number == "0"):
+            return name
+    return ""
+
+
+def restart_unit(unit: str, run: Callable[[list[str]], str]) -> None:
+    """Have systemd restart containerd. Raises Refused if that would end the containers, too."""
+    kill_mode = run(["systemctl", "show", "--property=KillMode", "--value", unit]).strip()
+    if kill_mode not in ("process", "none"):
+        raise Refused(
+            f"systemd would end every container with {unit}: its KillMode is {kill_mode}. Set"
+            " KillMode=process in the unit, as containerd's own does. The configuration is in place"
+        )
+    run(["systemctl", "restart", unit])
 
 
 def _listener(address: str) -> int:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -180,7 +179,7 @@ def test_a_program_that_is_not_there_is_no_adventure() -> None:
 def test_doctor_shows_each_check_with_its_cure_and_ends_with_1_if_one_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("architect.cli.doctor._PATH", "/nowhere")
     result = CliRunner().invoke(cli, ["doctor"])
     assert result.exit_code == 1
     lines = result.output.splitlines()
@@ -190,4 +189,3 @@ def test_doctor_shows_each_check_with_its_cure_and_ends_with_1_if_one_fails(
     answer = json.loads(CliRunner().invoke(cli, ["doctor", "--json"]).output)
     assert answer["passed"] is False
     assert answer["checks"][0]["check"] == "root"
-    assert os.environ["PATH"] == "/nowhere"

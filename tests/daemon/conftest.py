@@ -55,7 +55,7 @@ class ScriptedKernel:
         self._check()
         del self.watched[container_id]
 
-    def traffic(self, netns: str, status: ContainerStatus, now_ns: int) -> Traffic:
+    def traffic(self, netns: str, status: ContainerStatus, now_ns: int, shim_pid: int = 0) -> Traffic:
         self._check()
         assert self.watched[status.id][0] == netns
         self.reads += 1

@@ -111,6 +111,9 @@ def test_open_connections_are_counted_in_connections_mode_only(pod: Pod) -> None
         server, _ = listener.accept()
         assert open_now("connections") == 1
         assert open_now("packets") == 0
+        # A probe that the pod's shim passes on is none; who else connects is told from it.
+        own = node.traffic(pod.netns, status(pod, "connections"), time.monotonic_ns(), os.getpid())
+        assert own.open_connections == 0
         client.close()
         server.close()
         assert open_now("connections") == 0

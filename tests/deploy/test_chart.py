@@ -124,7 +124,6 @@ def test_each_program_has_exactly_the_rights_it_needs() -> None:
             ("nodes", "", "get"),
         ],
         ("Role", "architect-webhook"): [
-            ("secrets", "", "create"),
             ("secrets", "architect-webhook-certificates", "get,watch,patch"),
         ],
         ("ClusterRole", "architect-webhook"): [
@@ -183,6 +182,15 @@ def test_the_installer_is_told_of_containerd() -> None:
         "--containerd-restart=never",
         "--leave-containerd",
     ]
+
+
+@needs_helm
+def test_the_webhooks_configuration_is_the_one_that_the_webhook_itself_knows() -> None:
+    original = pytest.importorskip("webhook.configuration").configuration(
+        "architect-webhook", service="architect-webhook", namespace="architect"
+    )
+    rendered = named(render(), "MutatingWebhookConfiguration", "architect-webhook")
+    assert rendered["webhooks"] == original["webhooks"]
 
 
 @needs_helm

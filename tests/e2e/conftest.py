@@ -11,16 +11,19 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from hack import cluster_up
 from hack.api import Api, Object
 from hack.nodes import Node
+from tests.e2e import release
 
 Kubectl = Callable[..., str]
 _names = count(1)
+_ORDER: Final = {"test_cluster.py": 0, "test_installation.py": 2}
+"""What wants the cluster without Architect comes first, what takes it off the nodes last."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,6 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.cluster)
             if lacking:
                 item.add_marker(pytest.mark.skip(reason=lacking))
+    items.sort(key=lambda item: _ORDER.get(item.path.name, 1) if item.path.parent.name == "e2e" else 0)
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +46,14 @@ def api() -> Api:
 def nodes() -> list[Node]:
     """Both nodes: Debian forky with containerd 2, trixie with containerd 1.7."""
     return [Node(1), Node(2)]
+
+
+@pytest.fixture(scope="session")
+def architect(api: Api, nodes: list[Node]) -> None:
+    """Architect on both nodes, as its chart installs it."""
+    release.load_images(nodes)
+    release.choose(api, nodes)
+    release.install(nodes)
 
 
 @pytest.fixture

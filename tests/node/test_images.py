@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -111,6 +112,8 @@ def test_the_image_installs_on_a_node_without_python_and_criu_and_a_pod_sleeps_t
     command = ["python3", "-m", "daemon.installer", "install", "--containerd-restart=signal"]
     with absent(*ABSENT), Pod(cri, "architectd", runtime="", privileged=True, host_pid=True) as pod:
         assert "configured runc-architect" in "".join(runs_well(pod, "installer", image, command))
+        findings = json.loads("".join(runs_well(pod, "doctor", image, ["architect", "doctor", "--json"])))
+        assert [finding for finding in findings["checks"] if not finding["passed"]] == []
         assert dumped_runtimes()["runc-architect"]["runtime_path"].startswith(f"{HOME}/current/")  # type: ignore[attr-defined]
         with Pod(cri, "first", annotations=managed("app")) as first:
             app = first.start("app", "web", ports=[8080])

@@ -1,0 +1,79 @@
+"""Architect on the test cluster: its images on the nodes, its chart installed, upgraded and deleted.
+
+Everything goes through Helm, as for users. What a user's nodes have and these lack is a supervisor that starts
+a containerd again which the installer ended: hack/services.py keeps it meanwhile.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from hack.api import Api
+from hack.nodes import Node
+
+NAMESPACE: Final = "architect"
+CHART: Final = Path(__file__).parents[2] / "deploy/charts/architect"
+_IMAGES: Final = Path("/opt/shipped/images")
+_SETTINGS: Final = ("image.repository=docker.io/local/architect", "containerd.restart=signal")
+_CHOSEN: Final = {"architect.loopholelabs.io/node": "true"}
+
+
+def load_images(nodes: Sequence[Node], folder: Path = _IMAGES) -> None:
+    """Import the images as they are shipped on every node."""
+
+    def load(node: Node, archive: Path) -> None:
+        with archive.open("rb") as file:
+            node.run(["ctr", "--namespace", "k8s.io", "images", "import", "--no-unpack", "-"], stdin=file, timeout=300)
+
+    with ThreadPoolExecutor() as pool:
+        jobs = [
+            pool.submit(load, node, folder / f"{kind}.tar") for node in nodes for kind in ("node", "control")
+        ]
+        for job in jobs:
+            job.result()
+
+
+def choose(api: Api, nodes: Sequence[Node]) -> None:
+    """Label the nodes that are to have Architect."""
+    for node in nodes:
+        api.patch(f"/api/v1/nodes/{node.name}", {"metadata": {"labels": _CHOSEN}})
+
+
+def install(nodes: Sequence[Node], *settings: str) -> None:
+    """Install the chart, or upgrade to it, and wait until all of it is ready."""
+    given = [f"--set={each}" for each in (*_SETTINGS, *settings)]
+    with ExitStack() as kept:
+        for node in nodes:
+            kept.enter_context(node.keep("containerd"))
+        _helm("upgrade", "--install", "--create-namespace", *given, "architect", str(CHART))
+        await_ready()
+
+
+def await_ready() -> None:
+    """Wait until the daemons and the webhook are rolled out."""
+    for each in ("daemonset/architectd", "deployment/architect-webhook"):
+        run("kubectl", f"--namespace={NAMESPACE}", "rollout", "status", each, "--timeout=120s")
+
+
+def uninstall(nodes: Sequence[Node]) -> None:
+    """Delete the release; returns when its hook has taken everything off the nodes."""
+    with ExitStack() as kept:
+        for node in nodes:
+            kept.enter_context(node.keep("containerd"))
+        _helm("uninstall", "architect")
+
+
+def _helm(*arguments: str) -> None:
+    run("helm", f"--namespace={NAMESPACE}", *arguments)
+
+
+def run(*argv: str, timeout: float = 180) -> str:
+    """What a command printed; fails the test with what it complained about."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False)
+    assert done.returncode == 0, f"{argv} ended with {done.returncode}: {done.stderr}\n{done.stdout[-2000:]}"
+    return done.stdout
