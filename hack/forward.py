@@ -1,7 +1,8 @@
 """Lets the host reach the cluster: what connects to the socket on standard input talks to the API server.
 
 That socket listens on the host's loopback; it was opened there and handed into the box, so that the host
-needs no link, route or rule. Says "ready" on standard output when the host's kubeconfig is written.
+needs no link, route or rule. Meanwhile a containerd that ends is started again, as systemd would. Says
+"ready" on standard output when the host's kubeconfig is written.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import base64
 import json
 import os
 import socket
+from contextlib import ExitStack
 
-from hack.nodes import CONTROL_PLANE
+from hack.nodes import CONTROL_PLANE, Node
 
 _HOST = "/host"
 
@@ -31,9 +33,12 @@ async def main() -> None:
     with open(descriptor, "w", encoding="utf-8") as file:
         json.dump(config, file, indent=1)
     server = await asyncio.start_server(_serve, sock=listening)
-    print("ready", flush=True)
-    async with server:
-        await server.serve_forever()
+    with ExitStack() as kept:
+        for number, _ in enumerate(json.loads(os.environ["CLUSTER"])["nodes"], 1):
+            kept.enter_context(Node(number).keep("containerd"))
+        print("ready", flush=True)
+        async with server:
+            await server.serve_forever()
 
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
