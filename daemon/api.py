@@ -49,7 +49,13 @@ def people_app(node: Node) -> web.Application:
 
     async def health(_: web.Request) -> web.Response:
         return _json(
-            {"status": "ok", "version": VERSION, "shims": len(node.shims), "containers": len(node.containers)}
+            {
+                "status": "ok",
+                "version": VERSION,
+                "shims": len(node.shims),
+                "containers": len(node.containers),
+                "kubernetes": node.audience.health(),
+            }
         )
 
     async def containers(_: web.Request) -> web.Response:

@@ -21,6 +21,9 @@ class Audience(Protocol):
     def happened(self, container: Container, happening: Happening) -> None:
         """Something that no status tells."""
 
+    def health(self) -> str:
+        """Who hears: off, connected, or why nobody does at the moment."""
+
     def explained(self, container: Container) -> dict[str, Any]:
         """What there is to say of a container from there: `sentences`, and facts under a name of its own."""
 
@@ -33,6 +36,10 @@ class Nobody:
 
     def happened(self, container: Container, happening: Happening) -> None:
         """Nothing."""
+
+    def health(self) -> str:
+        """Nobody is asked to hear."""
+        return "off"
 
     def explained(self, container: Container) -> dict[str, Any]:
         """Nothing."""

@@ -91,7 +91,7 @@ def _test() -> dict[str, str]:
         title = f"node tests {name}"
         results[title] = _step(title, recipe.FLAVOURS[name], ["pytest", *_QUIET, "tests/node"])
     title = f"cluster tests {recipe.KUBERNETES}"
-    results[title] = _cluster_step(title, ["pytest", *_QUIET, "tests/deploy", "tests/e2e"])
+    results[title] = _cluster_step(title, ["pytest", *_QUIET, "tests/deploy", "tests/e2e", "tests/kube"])
     return results | _in_machine(_SHORT_IN_MACHINE)
 
 

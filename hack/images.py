@@ -93,12 +93,16 @@ class Archive:
         self._have: set[str] = set()
         self._index: list[dict[str, Any]] = []
 
-    def layer(self, files: Iterable[tuple[str, str]]) -> dict[str, Any]:
-        """A layer of `files` as its descriptor; everything belongs to root."""
+    def layer(self, files: Iterable[tuple[str, str]], *, timeless: bool = False) -> dict[str, Any]:
+        """A layer of `files` as its descriptor; everything belongs to root.
+
+        `timeless`: without the files' times. Not for byte code that Python compares with its source.
+        """
         buffer = io.BytesIO()
+        made = _timeless if timeless else _owned_by_root
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
             for source, target in files:
-                tar.add(source, target.lstrip("/"), recursive=False, filter=_owned_by_root)
+                tar.add(source, target.lstrip("/"), recursive=False, filter=made)
         return self._blob("application/vnd.oci.image.layer.v1.tar", buffer.getvalue())
 
     def image(
@@ -156,5 +160,9 @@ class Archive:
 def _owned_by_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = "root"
-    entry.mtime = 0
     return entry
+
+
+def _timeless(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.mtime = 0
+    return _owned_by_root(entry)

@@ -78,7 +78,8 @@ def _build_images(folder: str, at: str, log: str) -> None:
         }
         trees.in_tree(trees.tree("forky"), argv, log, binds)
         archive = oci.Archive(f"{at}/{kind}.tar")
-        layers = [archive.layer(_entries(f"{root}/{name}")) for name in ("base", "packages", "rooms")]
+        parts = [_entries(f"{root}/{name}") for name in ("base", "packages", "rooms")]
+        layers = [archive.layer(part, timeless=True) for part in parts]
         archive.image(f"architect-{kind}", layers, ["/usr/bin/python3"], version(), ENVIRONMENT)
         archive.close()
         shutil.rmtree(root)

@@ -74,6 +74,10 @@ class Container:
         self.doors: Doors | None = None
         self.health = Health(lambda: None)
         self.init_end: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        self.known_as: set[int] = set()
+        """The pids of its init that containerd was told of."""
+        self.guests: list[Container] = []
+        """Containers that have joined its process namespace."""
         self.paused = False
         self.mounted = False
         self._origin: Import | None = None
@@ -98,6 +102,11 @@ class Container:
             raise RpcError(Code.NOT_FOUND, f"process {exec_id} of container {self.id} not found")
         return found
 
+    def visits(self) -> int:
+        """How many execs run in it, and guests; probes are none."""
+        execs = sum(process.running() and not process.probe for process in self.execs.values())
+        return execs + sum(guest.init.ended is None for guest in self.guests)
+
     async def create(self, uris: Uris, rootfs: list[containerd.Mount], origin: Import | None = None) -> None:
         """Mounts the root file system and has runc create the container; that from a checkpoint (`origin`) is
         made only by its start. Undoes all of it on failure.
@@ -113,6 +122,7 @@ class Container:
                 self._origin = origin
                 return
             self.init.pid = await self._runc_create()
+            self.known_as.add(self.init.pid)
             self.init.streams.start()
             self._in_cgroup(Cgroup.of(self.init.pid))
         except (EngineError, OSError) as error:

@@ -143,6 +143,10 @@ class Pod:
     def remove(self, container_id: str) -> None:
         """Forgets a container."""
         container = self.containers.pop(container_id, None)
+        for host in self.containers.values():
+            if container in host.guests:
+                host.guests.remove(container)
+                self.changed(host.id)
         self._errors.pop(container_id, None)
         if container is not None and self._doors is not None:
             identity = settings.pod_identity(container.bundle.annotations, strict=False)

@@ -116,7 +116,10 @@ class Doors:
             return
         connection.setblocking(False)
         if len(self._visits) >= _VISITS:
-            next(iter(self._visits)).cancel()  # probes are short: who stays longest is none
+            # Probes are short: who stays longest is none.
+            longest = next((task for task in self._visits if not task.cancelling()), None)
+            if longest is not None:
+                longest.cancel()
         visit = Visit(door, Plain(connection))
         task = asyncio.create_task(self._receive(visit), name=f"shadow port {door.shadow_port}")
         self._visits[task] = visit

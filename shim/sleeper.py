@@ -178,8 +178,8 @@ class Sleeper:
         reason = refusal(self.phase, Operation.HIBERNATE) or self.refusal()
         if not reason and self._container.paused:
             reason = "it is paused"
-        if not reason and self._execs():
-            reason = "an exec is running in it"
+        if not reason and self._container.visits():
+            reason = "an exec or a debugger is running in it"
         if reason:
             raise RpcError(
                 Code.FAILED_PRECONDITION, f"container {self._container.id} cannot be put to sleep: {reason}"
@@ -451,9 +451,6 @@ class Sleeper:
         StateRecord.remove(self._place.state)
         if not self.record.failures:
             remove_flat(self._place.logs)
-
-    def _execs(self) -> int:
-        return sum(process.running() and not process.probe for process in self._container.execs.values())
 
     def _subject(self) -> Subject:
         container = self._container

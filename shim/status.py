@@ -27,7 +27,7 @@ def of(container: Container, settings_error: str) -> shim_v1.ContainerStatus:
         name=identity.container,
         phase=_PHASES[container.init.status],
         pid=container.init.pid,
-        execs=sum(process.running() and not process.probe for process in container.execs.values()),
+        execs=container.visits(),
         settings_error=settings_error,
     )
     if container.sleeper is not None:

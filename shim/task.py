@@ -23,6 +23,7 @@ from shim import stats
 from shim.bundle import Bundle, runtime_options, safe_id
 from shim.container import Container
 from shim.export import Import, absolute, checkpoint_options, export
+from shim.guests import host_of, lead
 from shim.process import Process, Status
 from shim.streams import Uris
 
@@ -60,6 +61,7 @@ class TaskService:
         container = self._pod.add(bundle, options)
         try:
             uris = Uris(request.stdin, request.stdout, request.stderr, request.terminal)
+            await self._lead(container)
             await container.create(uris, request.rootfs, origin)
         except BaseException:
             self._pod.remove(container.id)
@@ -80,6 +82,19 @@ class TaskService:
             ),
         )
         return containerd.CreateTaskResponse(pid=container.init.pid)
+
+    async def _lead(self, container: Container) -> None:
+        """A container that joins the processes of another one gets there, awake and as it is called now."""
+        host = host_of(container.bundle, self._pod.containers.values())
+        if host is None:
+            return
+        host.guests.append(container)  # from here on it does not fall asleep
+        await _clear(host, Operation.EXEC)
+        try:
+            lead(container.bundle, host.init.pid)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            sentence = f"container {container.id} cannot join {host.id}: {error}"
+            raise RpcError(Code.UNKNOWN, sentence) from error
 
     async def start(self, request: containerd.StartRequest) -> containerd.StartResponse:
         """Starts a created container or exec; its exit event can not overtake its start event."""
@@ -167,6 +182,8 @@ class TaskService:
         if not request.exec_id and container.paused and status is Status.RUNNING:
             status = Status.PAUSED
         uris = process.streams.uris
+        if not request.exec_id:
+            container.known_as.add(process.pid)
         response = containerd.StateResponse(
             id=request.exec_id or container.id,  # as containerd's shim answers; it leaves exec_id empty
             bundle=container.bundle.path,

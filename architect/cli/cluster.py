@@ -22,6 +22,7 @@ STATUS: Final = "status.architect.loopholelabs.io/"
 MANAGED: Final = "architect.loopholelabs.io/managed-containers"
 RUNTIMES: Final = ("runc-architect", "runsc-architect")
 REQUESTS: Final = {kind: f"architect.loopholelabs.io/{kind}-requests" for kind in ("cpu", "memory")}
+_ARCHITECT: Final = ("python3", "-m", "architect.cli")  # in the daemon's image
 UNKNOWN: Final = "UNKNOWN"
 _TOGETHER: Final = 8
 
@@ -116,7 +117,7 @@ async def ask(client: Client, node: str, arguments: list[str], *, seconds: float
     pods = await daemons(client, node)
     if node not in pods:
         raise Failed(f"no {DAEMON} runs on node {node}: see kubectl -n {NAMESPACE} get pods -o wide")
-    ran = await run_in_pod(client, NAMESPACE, pods[node], ["architect", *arguments], timeout=seconds)
+    ran = await run_in_pod(client, NAMESPACE, pods[node], [*_ARCHITECT, *arguments], timeout=seconds)
     try:
         found = json.loads(ran.stdout)
     except ValueError:

@@ -94,10 +94,10 @@ def wake(socket: str, container: str, as_json: bool) -> None:
 @as_json
 def doctor(as_json: bool) -> None:
     """Check whether this node can run Architect."""
-    from architect.cli.doctor import examine
+    from architect.cli.doctor import examine_node
 
     with spinner("examining this node"):
-        findings = examine()
+        findings = examine_node()
     sound = all(finding.passed for finding in findings)
     if as_json:
         checks = [

@@ -11,12 +11,12 @@ import re
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final, NamedTuple
 
+from architect.cli import host
 from architect.gate import GateError
 from architect.gate.nftables import Means, probe
 
@@ -80,36 +80,20 @@ def run(argv: Sequence[str]) -> Ran:
     return Ran(done.returncode, done.stdout.decode(errors="replace"))
 
 
-def examine() -> list[Finding]:
-    """All checks of this node; from a pod of the daemon's, of the node that the pod is on."""
-    with _on_the_node():
-        return _examine()
-
-
-@contextmanager
-def _on_the_node() -> Iterator[None]:
-    """In the mount namespace of process 1, which is the node's where the daemon's pod sees its processes."""
-    if os.geteuid():  # which is a finding of its own
-        yield
-        return
-    here = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    node = os.open("/proc/1/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+def examine_node() -> list[Finding]:
+    """All checks of this node; from a pod of it, too."""
+    if not host.elsewhere():
+        return examine()
     try:
-        entered = os.fstat(here).st_ino != os.fstat(node).st_ino
-        if entered:
-            os.unshare(os.CLONE_FS)  # what threads share may not be changed for one of them
-            os.setns(node, os.CLONE_NEWNS)
-        try:
-            yield
-        finally:
-            if entered:
-                os.setns(here, os.CLONE_NEWNS)
-    finally:
-        os.close(here)
-        os.close(node)
+        found = host.there(lambda: [asdict(finding) for finding in examine()])
+    except OSError as error:
+        cure = "run it on the node, or in a privileged pod with hostPID"
+        return [Finding("node", False, f"it cannot be seen from here: {error}", cure)]
+    return [Finding(**finding) for finding in found]
 
 
-def _examine() -> list[Finding]:
+def examine() -> list[Finding]:
+    """All checks of this node, as seen from here."""
     criu = next((path for path in CRIU_PATHS if os.access(path, os.X_OK)), "")
     return [
         check_root(os.geteuid()),

@@ -27,7 +27,7 @@ _SILENCE_SECONDS: Final = (
 )
 _LONGEST_LINE: Final = 16 << 20
 _GOODBYE_SECONDS: Final = 1.0
-_PAGE: Final = 100  # objects; more at once would only make the process larger
+_PAGE: Final = 50  # objects; more at once would only make the process larger
 _AGENT: Final = "architect"
 
 Object = dict[str, Any]

@@ -130,9 +130,7 @@ class Events:
         else:
             self._backoff.reset()
         entry.written = count
-        quiet = self._clock() - entry.due > entry.interval * 2
-        longer = FIRST_INTERVAL_SECONDS if quiet else entry.interval * 2
-        entry.interval = min(max(longer, FIRST_INTERVAL_SECONDS), LONGEST_INTERVAL_SECONDS)
+        entry.interval = min(max(2 * entry.interval, FIRST_INTERVAL_SECONDS), LONGEST_INTERVAL_SECONDS)
         entry.due = self._clock() + entry.interval
 
     def _drop(self, entry: _Entry, count: int, reason: str) -> None:

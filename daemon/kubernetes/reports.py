@@ -121,9 +121,6 @@ class Reports:
         ):
             self._ask(container.pod.uid)
 
-    def gone(self, container: Container) -> None:
-        """A container is not known any more. What was said of it stays: its shim may only be away."""
-
     def happened(self, container: Container, happening: Happening) -> None:
         """Something that has an Event of its own."""
         if container.pod.uid and container.status.name:
@@ -158,6 +155,10 @@ class Reports:
         log.warning("the API server cannot be followed; reports wait", extra={"reason": reason})
 
     # ---- what people are told
+
+    def health(self) -> str:
+        """Connected, or why not."""
+        return self.lost_because or "connected"
 
     def explained(self, container: Container) -> dict[str, Any]:
         """`kubernetes` and more `sentences` for a container."""

@@ -5,7 +5,7 @@ on. Before requests are lowered the annotations keep them; the annotations go wh
 of "lowered" and "kept" the second is always true first and last.
 
 The trap: the API server refuses a resize that changes the pod's QoS class. Requests of a Guaranteed pod
-equal its limits, and stay; a pod without any limit keeps a trace of one request.
+equal its limits, and stay; a pod that asks for CPU alone, without limits, keeps a trace of it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from typing import Final
 from daemon.kubernetes.pods import ORIGINALS, RESOURCES, STATUS, Kept, PodView
 from daemon.kubernetes.quantities import amount
 
-NOTHING: Final = "0"
+LOWERED: Final = {"cpu": "0", "memory": "1"}
+"""What a sleeper asks for. A byte, not nothing: kubelet (1.35) never carries out a memory request of 0, its
+status goes on to say the former request, and for the scheduler the memory stays taken.
+"""
 TRACE: Final = {"cpu": "1m", "memory": "1"}
-"""What is left of the one request that keeps a pod without limits from becoming BestEffort."""
+"""What is left of the request that keeps a pod without limits from becoming BestEffort."""
 
 
 class State(StrEnum):
@@ -93,7 +96,7 @@ def released(pod: PodView, name: str) -> dict[str, str]:
 
 
 def keeps_because(pod: PodView, name: str) -> str:
-    """Why a container's requests stay, or stay in part, while it sleeps, as a sentence; "" when they go."""
+    """Why a container's requests stay while it sleeps, as a sentence; "" when they go."""
     container = next((found for found in pod.containers if found.name == name), None)
     if container is None or not any(amount(value) for value in container.requests.values()):
         return ""
@@ -106,8 +109,6 @@ def keeps_because(pod: PodView, name: str) -> str:
         return (
             f"Its {' and '.join(restarted)} requests stay while it sleeps: its resizePolicy would restart it."
         )
-    if not any(amount(value) for each in (*pod.containers, *pod.others) for value in each.limits.values()):
-        return "A trace of its requests may stay while it sleeps: no container of the pod has limits."
     return ""
 
 
@@ -166,7 +167,7 @@ def _target(
 def _lowerings(asleep: Iterable[Place]) -> Iterable[dict[Place, str]]:
     """Ways to lower, the best first: all to nothing, or a trace left of one, rather of CPU."""
     asleep = sorted(asleep, key=lambda place: RESOURCES.index(place[1]))
-    nothing = dict.fromkeys(asleep, NOTHING)
+    nothing = {place: LOWERED[place[1]] for place in asleep}
     yield nothing
     for place in asleep[:1]:
         yield nothing | {place: TRACE[place[1]]}

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -189,3 +192,14 @@ def test_doctor_shows_each_check_with_its_cure_and_ends_with_1_if_one_fails(
     answer = json.loads(CliRunner().invoke(cli, ["doctor", "--json"]).output)
     assert answer["passed"] is False
     assert answer["checks"][0]["check"] == "root"
+
+
+@pytest.mark.root
+def test_from_a_pod_the_nodes_file_systems_are_examined() -> None:
+    hide = 'mount -t tmpfs none /usr/sbin && exec "$0" -m architect.cli doctor --json'
+    argv = ["unshare", "--mount", "sh", "-c", hide, sys.executable]
+    seen = subprocess.run(argv, cwd=Path(__file__).parents[2], capture_output=True, check=False, timeout=60)
+    checks = {check["check"]: check for check in json.loads(seen.stdout)["checks"]}
+    there = run(["runc", "--version"])
+    assert checks["runc"]["detail"] == there.output.splitlines()[0]
+    assert checks["runc"]["passed"] is (there.status == 0)

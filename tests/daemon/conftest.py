@@ -79,7 +79,7 @@ class Box:
         self.adopt: Callable[[int], Queue] = SocketQueue
         self.restore_limit = 2
         self.room = Room(lambda: 1 << 40)
-        self.kubeconfig = ""
+        self.kubeconfig, self.node_name = "", "node-1"
         os.makedirs(self.shims, mode=0o700, exist_ok=True)
 
     @asynccontextmanager
@@ -89,7 +89,7 @@ class Box:
             ("127.0.0.1", 0),
             self.restore_limit,
             kubernetes=bool(self.kubeconfig),
-            node_name="node-1",
+            node_name=self.node_name,
             kubeconfig=self.kubeconfig,
         )
         async with running(settings, self.kernel, self.adopt, self.room) as discovery:

@@ -179,6 +179,7 @@ async def test_random_bytes_are_refused_and_disturb_nobody(box: Box, shim: FakeS
     assert (await box.ask("GET", "/v1/health"))[1] == {
         "status": "ok",
         "version": "0.1.0",
+        "kubernetes": "off",
         "shims": 1,
         "containers": 2,
     }

@@ -41,7 +41,7 @@ def pod(
 
 
 BURSTABLE = kept(requests={"cpu": "250m", "memory": "64Mi"}, limits={"cpu": "1"})
-LOWERED = kept(requests={"cpu": "0", "memory": "0"}, limits={"cpu": "1"})
+LOWERED = kept(requests={"cpu": "0", "memory": "1"}, limits={"cpu": "1"})
 SAID_ASLEEP = {f"{LABEL}app": "SCALED_DOWN"}
 SAID_AWAKE = {f"{LABEL}app": "RUNNING"}
 KEEPING = {CPU: '{"app":"250m"}', MEMORY: '{"app":"64Mi"}'}
@@ -63,7 +63,7 @@ KEEPING = {CPU: '{"app":"250m"}', MEMORY: '{"app":"64Mi"}'}
         pytest.param(
             pod(BURSTABLE, labels=SAID_ASLEEP, annotations=KEEPING),
             ASLEEP,
-            Resize({"app": {"cpu": "0", "memory": "0"}}, raising=False),
+            Resize({"app": {"cpu": "0", "memory": "1"}}, raising=False),
             id="asleep and kept: the requests go",
         ),
         pytest.param(
@@ -95,7 +95,7 @@ KEEPING = {CPU: '{"app":"250m"}', MEMORY: '{"app":"64Mi"}'}
             id="ended: it has no state",
         ),
         pytest.param(
-            pod(kept(requests={"cpu": "300m", "memory": "0"}, limits={"cpu": "1"}), annotations=KEEPING),
+            pod(kept(requests={"cpu": "300m", "memory": "1"}, limits={"cpu": "1"}), annotations=KEEPING),
             ASLEEP,
             Annotate(SAID_ASLEEP, {CPU: '{"app":"300m"}'}),
             id="somebody set another request meanwhile: that is kept",
@@ -115,14 +115,14 @@ KEEPING = {CPU: '{"app":"250m"}', MEMORY: '{"app":"64Mi"}'}
         pytest.param(
             pod(kept(requests={"cpu": "250m", "memory": "64Mi"}), labels=SAID_ASLEEP, annotations=KEEPING),
             ASLEEP,
-            Resize({"app": {"cpu": "1m", "memory": "0"}}, raising=False),
-            id="without limits a trace of CPU stays",
+            Resize({"app": {"cpu": "0", "memory": "1"}}, raising=False),
+            id="without limits the byte of memory keeps the QoS class",
         ),
         pytest.param(
-            pod(kept(requests={"memory": "64Mi"}), labels=SAID_ASLEEP, annotations={MEMORY: KEEPING[MEMORY]}),
+            pod(kept(requests={"cpu": "250m"}), labels=SAID_ASLEEP, annotations={CPU: KEEPING[CPU]}),
             ASLEEP,
-            Resize({"app": {"memory": "1"}}, raising=False),
-            id="without limits and CPU a trace of memory stays",
+            Resize({"app": {"cpu": "1m"}}, raising=False),
+            id="without limits and memory a trace of CPU stays",
         ),
         pytest.param(
             pod(
@@ -132,7 +132,7 @@ KEEPING = {CPU: '{"app":"250m"}', MEMORY: '{"app":"64Mi"}'}
                 annotations=KEEPING,
             ),
             ASLEEP,
-            Resize({"app": {"cpu": "0", "memory": "0"}}, raising=False),
+            Resize({"app": {"cpu": "0", "memory": "1"}}, raising=False),
             id="without limits, but another container goes on asking: all of it goes",
         ),
         pytest.param(pod(kept()), ASLEEP, Annotate(SAID_ASLEEP, {}), id="BestEffort has nothing to give"),
@@ -198,7 +198,6 @@ def test_after_a_refusal_the_rest_is_said() -> None:
 def test_why_requests_stay_is_said() -> None:
     guaranteed = kept(requests={"cpu": "1", "memory": "1Gi"}, limits={"cpu": "1", "memory": "1Gi"})
     assert "Guaranteed" in keeps_because(view(pod(guaranteed)), "app")
-    assert "limits" in keeps_because(view(pod(kept(requests={"cpu": "1"}))), "app")
     assert "resources of its own" in keeps_because(
         view(pod(BURSTABLE, resources={"limits": {}, "x": 1})), "app"
     )

@@ -5,6 +5,7 @@ A test gets a namespace of its own, which is removed after it. What a test stops
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -22,8 +23,7 @@ from tests.e2e import release
 
 Kubectl = Callable[..., str]
 _names = count(1)
-_ORDER: Final = {"test_cluster.py": 0, "test_installation.py": 2}
-"""What wants the cluster without Architect comes first, what takes it off the nodes last."""
+
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,7 +33,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.cluster)
             if lacking:
                 item.add_marker(pytest.mark.skip(reason=lacking))
-    items.sort(key=lambda item: _ORDER.get(item.path.name, 1) if item.path.parent.name == "e2e" else 0)
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    """What wants the cluster without Architect comes first, what takes it off the nodes last."""
+    if item.path.parent.name != "e2e" or "architect" not in getattr(item, "fixturenames", ()):
+        return 0
+    return 2 if item.path.name == "test_installation.py" else 1
 
 
 @pytest.fixture(scope="session")
@@ -48,12 +55,21 @@ def nodes() -> list[Node]:
     return [Node(1), Node(2)]
 
 
+@dataclasses.dataclass(frozen=True)
+class Before:
+    """What the nodes were before Architect: their containerd's files, by node and path."""
+
+    files: dict[str, dict[str, str]]
+
+
 @pytest.fixture(scope="session")
-def architect(api: Api, nodes: list[Node]) -> None:
+def architect(api: Api, nodes: list[Node]) -> Before:
     """Architect on both nodes, as its chart installs it."""
+    before = Before({node.name: release.containerd_files(node) for node in nodes})
     release.load_images(nodes)
     release.choose(api, nodes)
     release.install(nodes)
+    return before
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ a containerd again which the installer ended: hack/services.py keeps it meanwhil
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,6 +69,12 @@ def uninstall(nodes: Sequence[Node]) -> None:
         _helm("uninstall", "architect")
 
 
+def containerd_files(node: Node) -> dict[str, str]:
+    """What containerd on the node reads as its configuration: content by path."""
+    paths = node.run(["find", "/etc/containerd"]).split()
+    return {path: node.run(["sh", "-c", f"test -d {path} || cat {path}"]) for path in paths}
+
+
 def _helm(*arguments: str) -> None:
     run("helm", f"--namespace={NAMESPACE}", *arguments)
 
@@ -77,3 +84,10 @@ def run(*argv: str, timeout: float = 180) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0, f"{argv} ended with {done.returncode}: {done.stderr}\n{done.stdout[-2000:]}"
     return done.stdout
+
+
+def version() -> str:
+    """The tag of the images: the chart's version of the program."""
+    found = re.search(r'^appVersion: "?([^"\n]+)"?$', (CHART / "Chart.yaml").read_text(), re.MULTILINE)
+    assert found
+    return found[1]

@@ -19,7 +19,8 @@ LIMITS: Final = {
     "requests": {"cpu": "100m", "memory": "60Mi"},
     "limits": {"cpu": "1", "memory": "200Mi"},
 }
-NOTHING: Final = {"cpu": "0", "memory": "0"}
+NOTHING: Final = {"cpu": "0", "memory": "1"}
+"""What a sleeper requests: a byte of memory, since kubelet does not carry out less."""
 _SECONDS: Final = 60.0
 
 
@@ -142,6 +143,14 @@ def ready_since(pod: Object) -> str:
 def fetch(node: Node, url: str) -> str:
     """What `url` answers to the node, at the first attempt."""
     return node.run(["curl", "--silent", "--show-error", "--fail", "--max-time", "30", url])
+
+
+def known_to(node: Node, pod: Sleeper) -> Object:
+    """The pod's container as the node's daemon knows it."""
+    url = ["--unix-socket", "/run/architect/architectd.sock", "http://architectd/v1/containers"]
+    found = json.loads(node.run(["curl", "--silent", "--fail", *url]))["containers"]
+    mine: Object = next(each for each in found if each["pod"] == pod.name)
+    return mine
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tests.webhook.test_mutation import UNFIT
 
 pytestmark = pytest.mark.usefixtures("architect")
 _CLASS = "runc-architect"
+_CLASSES = "/apis/node.k8s.io/v1/runtimeclasses"
 _WEBHOOK = f"/apis/apps/v1/namespaces/{release.NAMESPACE}/deployments/architect-webhook"
 _MALFORMED = [
     ({"managed-containers": "["}, "managed-containers: is no JSON"),
@@ -25,6 +27,14 @@ _MALFORMED = [
     ({"scaledown-durations": {"app": "soon"}}, "scaledown-durations.app: 'soon' is no duration"),
     ({"health-check-proxy": {}}, "health-check-proxy: has no 'mappings'"),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def another_class(api: Api) -> Iterator[None]:
+    """A runtime class that is somebody else's; without it the API server itself refuses who names it."""
+    api.create(_CLASSES, {"metadata": {"name": "kata"}, "handler": "kata"})
+    yield
+    api.delete(f"{_CLASSES}/kata")
 
 
 def _try(api: Api, namespace: str, wanted: Object) -> Object:

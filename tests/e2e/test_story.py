@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Final
@@ -13,7 +14,7 @@ from hack.api import Api, Object
 from hack.nodes import Node
 from tests.e2e import sleepers
 from tests.e2e.conftest import Kubectl, service
-from tests.e2e.sleepers import Sleeper, app, fetch, never_disturbed, ready_since, sleeping
+from tests.e2e.sleepers import Sleeper, fetch, never_disturbed, ready_since, sleeping
 
 pytestmark = pytest.mark.usefixtures("architect")
 _NAMES: Final = ("first", "second")
@@ -154,7 +155,10 @@ def test_its_memory_is_gone_and_its_cpu_counter_never_goes_back(
     for pod in pair:
         pod.await_asleep()
     for node, pod in zip(nodes, pair, strict=True):
-        assert _metrics(api, node, pod)["container_memory_working_set_bytes"] < 25 << 20
+        deadline = time.monotonic() + 60
+        while _metrics(api, node, pod)["container_memory_working_set_bytes"] > 25 << 20:
+            assert time.monotonic() < deadline, "kubelet still sees its memory"
+            time.sleep(1)  # kubelet measures every ten seconds, and tells nobody
 
 
 def _metrics(api: Api, node: Node, pod: Sleeper) -> dict[str, float]:
@@ -166,11 +170,10 @@ def _metrics(api: Api, node: Node, pod: Sleeper) -> dict[str, float]:
 def test_the_node_can_give_away_what_it_requested(
     api: Api, kubectl: Kubectl, namespace: str, nodes: list[Node]
 ) -> None:
-    assert app  # the first half of a node's memory is enough: nothing else requests that much
     memory = api.get(f"/api/v1/nodes/{nodes[0].name}")["status"]["allocatable"]["memory"]
     most = f"{int(memory.removesuffix('Ki')) * 6 // 10}Ki"
-    resources = {"requests": {"cpu": "100m", "memory": most}, "limits": {"cpu": "1", "memory": most}}
-    resources["limits"]["memory"] = memory
+    # More than half: for two there is room only while the first asks for nothing.
+    resources = {"requests": {"cpu": "100m", "memory": most}, "limits": {"cpu": "1", "memory": memory}}
     kubectl("apply", "-f", "-", stdin=sleeping("large", node=nodes[0], resources=resources))
     (pod,) = sleepers.pods_of(api, namespace, "large")
     pod.await_asleep()

@@ -16,7 +16,7 @@ from hack.control import await_true, describe, hibernate
 from hack.cri import Container, Cri, Pod
 from tests.node.asking import get
 from tests.node.conftest import managed
-from tests.node.test_installer import HOME, Supervised, containerd, dumped_runtimes, etc, uninstall
+from tests.node.test_installer import HOME, Supervised, containerd, dumped_runtimes, etc, serves, uninstall
 
 IMAGES = Path("/opt/shipped/images")
 # Whatever the image holds must be importable with the libraries and the part of the standard library in it.
@@ -65,7 +65,7 @@ def runs_well(pod: Pod, name: str, image: str, command: list[str]) -> list[str]:
     told = []
     for attempt in range(3):
         container = pod.start(name, image, command=command, restarts=attempt)
-        await_true(lambda ended=container: ended.status().state == 2, "the container has ended")  # type: ignore[misc]
+        await_true(lambda ended=container: serves() and ended.status().state == 2, "the container has ended")  # type: ignore[misc]
         told += container.lines()
         if container.status().exit_code == 0:
             return told
@@ -75,7 +75,9 @@ def runs_well(pod: Pod, name: str, image: str, command: list[str]) -> list[str]:
 @contextmanager
 def absent(*paths: str) -> Iterator[None]:
     """Paths of the node hidden."""
-    hidden = [path for path in paths if os.path.lexists(path)]
+    # A stand-in for runc, where a node has one, runs on the node's Python.
+    needed = ("/usr/bin/python3",) if os.path.islink("/usr/sbin/runc") else ()
+    hidden = [path for path in paths if os.path.lexists(path) and path not in needed]
     for path in hidden:
         os.rename(path, path + ".hidden")
     try:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import grpc
 import pytest
 
 from hack.control import await_true, describe, hibernate, status
@@ -79,13 +80,23 @@ def containerd() -> Iterator[Supervised]:
     CONFIG.write_text(before.partition(ours)[0] + '# The owner\'s own words: "ä".\n')
     supervised = Supervised()
     try:
-        with Cri():
-            yield supervised
+        await_true(serves, "containerd serves")
+        yield supervised
     finally:
         CONFIG.write_text(before)
         supervised.leave()
-        with Cri():
-            pass
+        await_true(serves, "containerd serves")
+
+
+def serves() -> bool:
+    """Whether containerd answers calls of the CRI; it answers others before."""
+    try:
+        Cri().close()
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            raise
+        return False
+    return True
 
 
 def installer(*arguments: str, fails: bool = False) -> str:
@@ -139,11 +150,13 @@ def digest_of(pod: Pod) -> str:
 @contextmanager
 def web(cri: Cri, name: str) -> Iterator[Container]:
     """A managed container in a pod of its own, whose shim has ended when this is left."""
+    await_true(serves, "containerd serves")
     with Pod(cri, name, annotations=managed("app")) as pod:
         app = pod.start("app", "web", ports=[8080])
         app.await_line("listening")
         shim = describe(pod).shim_pid
         yield app
+        await_true(serves, "containerd serves")
     await_true(lambda: not Path(f"/proc/{shim}").exists(), "the shim has ended")
 
 

@@ -1,0 +1,170 @@
+"""What an owner, a cluster and bad luck do to sleepers: the right result, and nothing left on the node."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from hack import services
+from hack.api import Api, Object
+from hack.nodes import Node
+from tests.e2e import release, sleepers
+from tests.e2e.conftest import Kubectl
+from tests.e2e.sleepers import Sleeper, app, fetch, known_to, never_disturbed, sleeping
+
+pytestmark = pytest.mark.usefixtures("architect")
+_LEFT = """
+pods="%s"
+for pod in $pods; do
+  find /sys/fs/cgroup -type d -name "*$pod*" 2>/dev/null
+  ls -d /var/lib/architect/pods/$pod /var/lib/kubelet/pods/$pod 2>/dev/null
+done
+exit 0
+"""
+_SHIMS = "ls /run/architect/shims 2>/dev/null | grep -c '[.]sock$' || true"
+_KILL_DAEMON = "kill -9 $(pgrep -f '^python3 -m daemon ')"
+
+
+def _architect(*arguments: str) -> str:
+    """What `kubectl architect` prints."""
+    return release.run("python3", "-c", "from architect.cli import kubectl; kubectl()", *arguments)
+
+
+def _await(what: str, holds: Any) -> None:
+    """For what nobody tells: files and processes on a node."""
+    deadline = time.monotonic() + 60
+    while found := holds():
+        assert time.monotonic() < deadline, f"{what}: {found}"
+        time.sleep(0.3)
+
+
+def _nothing_left(nodes: Iterable[Node], pods: Iterable[Object]) -> None:
+    """Wait until nothing of these pods is on the nodes."""
+    uids = " ".join(pod["metadata"]["uid"] for pod in pods)
+    for node in nodes:
+        _await(f"left on {node.name}", lambda node=node: node.run(["sh", "-c", _LEFT % uids]))
+
+
+def _gone(api: Api, namespace: str, pods: Iterable[Sleeper]) -> None:
+    for pod in pods:
+        api.await_gone(pod.path)
+
+
+def _many(
+    api: Api, kubectl: Kubectl, namespace: str, nodes: list[Node], names: Iterable[str], **more: Any
+) -> list[Sleeper]:
+    """A sleeper by each name, spread over the nodes."""
+    names = list(names)
+    for number, name in enumerate(names):
+        made = sleeping(name, node=nodes[number % len(nodes)], **more)
+        kubectl("apply", "-f", "-", stdin=made)
+    return [sleepers.pods_of(api, namespace, name)[0] for name in names]
+
+
+def test_a_rolling_update_and_scaling_replace_sleepers_without_a_trace(
+    api: Api, kubectl: Kubectl, namespace: str, nodes: list[Node]
+) -> None:
+    kubectl("apply", "-f", "-", stdin=sleeping("web", replicas=2))
+    first = sleepers.pods_of(api, namespace, "web", 2)
+    before = [pod.await_asleep() for pod in first]
+    kubectl("scale", "deployment/web", "--replicas=4")
+    four = sleepers.pods_of(api, namespace, "web", 4)
+    assert {pod.name for pod in first} < {pod.name for pod in four}
+    assert all(never_disturbed(pod.read()) for pod in first)
+    before += [pod.await_asleep() for pod in four if pod not in first]
+    kubectl("set", "env", "deployment/web", "NEW=1")
+    kubectl("rollout", "status", "deployment/web", "--timeout=120s")
+    _gone(api, namespace, four)
+    second = sleepers.pods_of(api, namespace, "web", 4)
+    before += [pod.await_asleep() for pod in second]
+    kubectl("scale", "deployment/web", "--replicas=0")
+    _gone(api, namespace, second)
+    _nothing_left(nodes, before)
+
+
+def test_deleted_asleep_falling_asleep_waking_or_evicted_it_is_gone_without_a_trace(
+    api: Api, kubectl: Kubectl, namespace: str, nodes: list[Node]
+) -> None:
+    env = [{"name": "HEAP_MB", "value": "60"}]
+    asleep, falling, waking, evicted = _many(
+        api, kubectl, namespace, nodes, ("asleep", "falling", "waking", "evicted"), env=env, idle="1h"
+    )
+    everyone = [asleep, falling, waking, evicted]
+    seen = [pod.read() for pod in everyone]
+    for pod in (asleep, waking, evicted):
+        _architect("hibernate", f"--namespace={namespace}", f"{pod.name}/app")
+        pod.await_asleep()
+    # Their owners go first, so that nothing takes their place.
+    for name in ("asleep", "falling", "waking", "evicted"):
+        kubectl("delete", f"deployment/{name}", "--cascade=orphan")
+        kubectl("delete", "replicaset", f"--selector=app={name}", "--cascade=orphan")
+    started = [
+        subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for argv in (
+            ["curl", "--silent", "--max-time", "20", f"http://{waking.address}:8080/"],
+            ["python3", "-c", "from architect.cli import kubectl; kubectl()", "hibernate",
+             f"--namespace={namespace}", f"{falling.name}/app"],
+        )
+    ]  # fmt: skip
+    for pod in (asleep, falling, waking):
+        api.delete(pod.path)
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": evicted.name, "namespace": namespace}}
+    api.create(f"{evicted.path}/eviction", eviction)
+    for each in started:
+        each.wait(timeout=60)
+    _gone(api, namespace, everyone)
+    _nothing_left(nodes, seen)
+
+
+def test_without_the_api_server_pods_sleep_and_wake_and_afterwards_all_is_told(
+    api: Api, kubectl: Kubectl, namespace: str, nodes: list[Node]
+) -> None:
+    woken, dozing, busy = _many(api, kubectl, namespace, nodes, ("woken", "dozing", "busy"), idle="3s")
+    addresses = {pod: pod.address for pod in (woken, dozing, busy)}
+    for pod in (woken, busy):
+        pod.await_asleep()
+    seen = known_to(nodes[1], dozing)
+    fetch(nodes[0], f"http://{addresses[dozing]}:8080/")
+    services.kill("kube-apiserver")
+    try:
+        assert fetch(nodes[1], f"http://{addresses[woken]}:8080/") == "1\n"
+        _await("dozing is awake", lambda: known_to(nodes[1], dozing)["sleeps"] <= seen["sleeps"])
+        _await("woken is awake", lambda: known_to(nodes[0], woken)["state"] != "SCALED_DOWN")
+        for _ in range(3):
+            assert fetch(nodes[1], f"http://{addresses[busy]}:8080/pid") == "1\n"
+    finally:
+        services.start("kube-apiserver")
+        api.await_ready()
+    for pod in (woken, dozing, busy):
+        assert never_disturbed(pod.await_asleep())
+    woken.await_reason("ScaleUpCompleted")
+    woken.await_reason("ScaleDownCompleted", 2)
+    assert fetch(nodes[1], f"http://{addresses[woken]}:8080/") == "2\n"
+    woken.await_awake()
+
+
+def test_daemon_containerd_and_kubelet_may_be_killed_while_pods_sleep(
+    api: Api, kubectl: Kubectl, namespace: str, nodes: list[Node]
+) -> None:
+    pods = _many(api, kubectl, namespace, nodes, ("one", "two"))
+    addresses = [pod.address for pod in pods]
+    for pod in pods:
+        pod.await_asleep()
+    for node in nodes:
+        node.run(["sh", "-c", _KILL_DAEMON])
+        node.kill("kubelet", "containerd")
+    for node, address in zip(reversed(nodes), addresses, strict=True):
+        assert fetch(node, f"http://{address}:8080/") == "1\n", "its shim wakes it by itself"
+    for node in nodes:
+        node.start("containerd", "kubelet")
+    release.await_ready()
+    for pod in pods:
+        pod.await_asleep()
+        pod.await_reason("ScaleDownCompleted", 2)
+        assert app(pod.read())["restartCount"] == 0
+    for node, address in zip(reversed(nodes), addresses, strict=True):
+        assert fetch(node, f"http://{address}:8080/") == "2\n"

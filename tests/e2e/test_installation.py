@@ -1,0 +1,70 @@
+"""Architect comes onto nodes, is replaced by a newer one, and goes: what runs there does not notice."""
+
+from __future__ import annotations
+
+import pytest
+
+from hack.api import Api
+from hack.nodes import Node
+from tests.e2e import release, sleepers
+from tests.e2e.conftest import Before, Kubectl
+from tests.e2e.sleepers import fetch, never_disturbed, ready_since, sleeping
+
+
+def test_an_upgrade_leaves_running_and_sleeping_pods_alone(
+    api: Api, kubectl: Kubectl, namespace: str, nodes: list[Node], architect: Before
+) -> None:
+    for name, node, idle in (("asleep", nodes[0], "2s"), ("awake", nodes[1], "1h")):
+        kubectl("apply", "-f", "-", stdin=sleeping(name, node=node, idle=idle))
+    asleep, awake = (sleepers.pods_of(api, namespace, name)[0] for name in ("asleep", "awake"))
+    asleep.await_asleep()
+    since = [ready_since(pod.read()) for pod in (asleep, awake)]
+    assert fetch(nodes[0], f"http://{awake.address}:8080/") == "1\n"
+    containerds = [_containerd(node) for node in nodes]
+    release.install(nodes, "logLevel=debug")
+    assert [_containerd(node) for node in nodes] == containerds, "it is restarted only when it has to be"
+    for pod in (asleep, awake):
+        assert fetch(nodes[0], f"http://{pod.address}:8080/") == ("1\n" if pod is asleep else "2\n")
+    assert [ready_since(pod.read()) for pod in (asleep, awake)] == since
+    assert never_disturbed(asleep.await_asleep())
+
+
+def _containerd(node: Node) -> str:
+    return node.run(["cat", "/run/services/containerd.pid"])
+
+
+def test_uninstalled_the_node_is_as_before_and_its_pods_run_on(
+    api: Api, kubectl: Kubectl, namespace: str, nodes: list[Node], architect: Before
+) -> None:
+    for name, node in zip(("first", "second"), nodes, strict=True):
+        kubectl("apply", "-f", "-", stdin=sleeping(name, node=node))
+    pods = [sleepers.pods_of(api, namespace, name)[0] for name in ("first", "second")]
+    since = [ready_since(pod.await_asleep()) for pod in pods]
+    release.uninstall(nodes)
+    for pod, node, began in zip(pods, reversed(nodes), since, strict=True):
+        assert fetch(node, f"http://{pod.address}:8080/") == "1\n", "its shim wakes it without a daemon"
+        seen = pod.read()
+        assert never_disturbed(seen)
+        assert ready_since(seen) == began
+    assert {node.name: release.containerd_files(node) for node in nodes} == architect.files
+    left = release.run("kubectl", "get", "all,runtimeclass,mutatingwebhookconfiguration,clusterrole,clusterrolebinding",
+                       "--all-namespaces", "--selector=app.kubernetes.io/part-of=architect", "--output=name")  # fmt: skip
+    assert left == ""
+    kubectl("delete", "deployment", "--all")
+    for pod in pods:
+        api.await_gone(pod.path)
+
+
+@pytest.fixture
+def clean(nodes: list[Node]) -> None:
+    """No pod left that needs a shim."""
+    release.install(nodes)
+
+
+@pytest.mark.usefixtures("clean")
+def test_uninstalled_from_nodes_without_sleepers_nothing_is_left(nodes: list[Node], architect: Before) -> None:
+    release.uninstall(nodes)
+    assert {node.name: release.containerd_files(node) for node in nodes} == architect.files
+    for node in nodes:
+        found = node.run(["sh", "-c", "ls -d /opt/architect /run/architect /var/lib/architect/* /var/log/architect || true"])
+        assert found == "", f"left on {node.name}"
