@@ -77,6 +77,13 @@ def run(make_pod: MakePod) -> Run:
 
 
 @pytest.fixture
+def start_daemon() -> Iterator[Callable[[], Daemon]]:
+    """Starts a daemon, for tests with short idle times: an application first starts up in peace."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(Daemon())
+
+
+@pytest.fixture
 def daemon() -> Iterator[Daemon]:
     """A running daemon."""
     with Daemon() as running:

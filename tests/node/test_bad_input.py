@@ -202,8 +202,11 @@ HTTP: list[Callable[[random.Random], bytes]] = [
 ]
 
 
-def test_random_bytes_on_the_daemons_socket_are_refused_and_it_goes_on(run: Run, daemon: Daemon) -> None:
+def test_random_bytes_on_the_daemons_socket_are_refused_and_it_goes_on(
+    run: Run, start_daemon: Callable[[], Daemon]
+) -> None:
     app = run(idle="500ms")
+    daemon = start_daemon()
     chance = random.Random(SEED)
     for make in HTTP:
         answer = throw(API, make(chance))

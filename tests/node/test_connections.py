@@ -10,7 +10,7 @@ import select
 import signal
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
 import pytest
@@ -255,11 +255,12 @@ def _deafen(endpoint: socket.socket) -> None:
 
 @any_family
 def test_connections_mode_does_not_sleep_while_one_is_open(
-    run: Run, make_pod: MakePod, daemon: Daemon, ends: ExitStack, family: Family
+    run: Run, make_pod: MakePod, start_daemon: Callable[[], Daemon], ends: ExitStack, family: Family
 ) -> None:
     idle = "300ms"
     app = run(idle=idle, monitor="connections")
     witness = run(idle=idle)  # tells when idle times have passed
+    start_daemon()
     away, beside = (places(each, make_pod)[ANOTHER_HOST] for each in (app, witness))
     client, other = (ends.enter_context(closing(Http(each.connect(family, HTTP)))) for each in (away, beside))
     assert (client.get(), other.get()) == ("1", "1")

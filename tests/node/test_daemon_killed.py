@@ -256,8 +256,11 @@ def test_a_restarted_daemon_adopts_sleepers_and_their_packets(run: Run, daemon: 
     assert {status(app).last_wake_cause for app in apps} == {"packet"}
 
 
-def test_a_restarted_daemon_puts_idle_containers_to_sleep_again(run: Run, daemon: Daemon) -> None:
+def test_a_restarted_daemon_puts_idle_containers_to_sleep_again(
+    run: Run, start_daemon: Callable[[], Daemon]
+) -> None:
     app = run(idle="500ms")
+    daemon = start_daemon()
     await_phase(app, "SCALED_DOWN")
     daemon.kill()
     assert get(app) == "1"

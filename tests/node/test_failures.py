@@ -37,9 +37,10 @@ def reasons(app: Container, operation: str) -> list[str]:
 
 
 def test_what_cannot_be_dumped_runs_on_and_explain_says_why_and_attempts_back_off(
-    run: Run, daemon: Daemon
+    run: Run, start_daemon: Callable[[], Daemon]
 ) -> None:
     app = run("uring", idle="200ms")
+    start_daemon()
     assert get(app) == "1"
     await_true(lambda: explain(app).get("attempts_failed", 0) >= 4, "four attempts have failed")
     told = explain(app)

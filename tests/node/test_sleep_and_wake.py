@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import urllib.request
+from collections.abc import Callable
 
 from hack.control import Daemon, await_phase, await_true, hibernate, status
 from tests.node.conftest import Run
@@ -15,8 +16,11 @@ def get(address: str, path: str = "/", port: int = 8080) -> str:
         return str(answer.read().decode().strip())
 
 
-def test_an_idle_container_sleeps_and_its_first_packet_wakes_it(run: Run, daemon: Daemon) -> None:
+def test_an_idle_container_sleeps_and_its_first_packet_wakes_it(
+    run: Run, start_daemon: Callable[[], Daemon]
+) -> None:
     app = run(idle="1s")
+    start_daemon()
     address = app.pod.addresses[0]
     assert [get(address) for _ in range(3)] == ["1", "2", "3"]
     asleep = await_phase(app, "SCALED_DOWN")
