@@ -89,6 +89,18 @@ def sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
+def remove_empty(path: str, root: str) -> None:
+    """Removes the directory `path` and those above it, as far as they are empty and below `root`."""
+    while path.startswith(root + "/"):
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return  # somebody else's files
+        path = os.path.dirname(path)
+
+
 def remove_flat(path: str) -> None:
     """Removes a directory of plain files; none there is no error, and what holds directories is left. Raises
     OSError.

@@ -34,7 +34,10 @@ def host_of(guest: Bundle, containers: Iterable[Container]) -> Container | None:
 
 
 def lead(guest: Bundle, pid: int) -> None:
-    """Has the guest join the namespace of process `pid`, by its config.json. Raises OSError, ValueError."""
+    """Has the guest join the namespace of the process `pid`, in its config.json.
+
+    Raises OSError, ValueError, LookupError, TypeError.
+    """
     path = os.path.join(guest.path, "config.json")
     with open(path, encoding="utf-8") as file:
         spec = json.load(file)

@@ -451,6 +451,7 @@ class Sleeper:
         StateRecord.remove(self._place.state)
         if not self.record.failures:
             remove_flat(self._place.logs)
+        self._place.leave()
 
     def _subject(self) -> Subject:
         container = self._container

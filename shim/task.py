@@ -93,8 +93,9 @@ class TaskService:
         try:
             lead(container.bundle, host.init.pid)
         except (OSError, ValueError, LookupError, TypeError) as error:
-            sentence = f"container {container.id} cannot join {host.id}: {error}"
-            raise RpcError(Code.UNKNOWN, sentence) from error
+            raise RpcError(
+                Code.UNKNOWN, f"container {container.id} cannot join {host.id}: {error}"
+            ) from error
 
     async def start(self, request: containerd.StartRequest) -> containerd.StartResponse:
         """Starts a created container or exec; its exit event can not overtake its start event."""

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
@@ -23,7 +23,6 @@ from tests.e2e import release
 
 Kubectl = Callable[..., str]
 _names = count(1)
-
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,6 +65,8 @@ class Before:
 def architect(api: Api, nodes: list[Node]) -> Before:
     """Architect on both nodes, as its chart installs it."""
     before = Before({node.name: release.containerd_files(node) for node in nodes})
+    # Tests of the webhook alone have one of this name.
+    api.await_gone(f"/api/v1/namespaces/{release.NAMESPACE}")
     release.load_images(nodes)
     release.choose(api, nodes)
     release.install(nodes)

@@ -1,7 +1,7 @@
 """Architect on the test cluster: its images on the nodes, its chart installed, upgraded and deleted.
 
-Everything goes through Helm, as for users. What a user's nodes have and these lack is a supervisor that starts
-a containerd again which the installer ended: hack/services.py keeps it meanwhile.
+Everything goes through Helm, as for users. What a user's nodes have and these lack is a supervisor that
+starts a containerd again which the installer ended: hack/services.py keeps it meanwhile.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ def load_images(nodes: Sequence[Node], folder: Path = _IMAGES) -> None:
 
     def load(node: Node, archive: Path) -> None:
         with archive.open("rb") as file:
-            node.run(["ctr", "--namespace", "k8s.io", "images", "import", "--no-unpack", "-"], stdin=file, timeout=300)
+            node.run(
+                ["ctr", "--namespace", "k8s.io", "images", "import", "--no-unpack", "-"],
+                stdin=file,
+                timeout=300,
+            )
 
     with ThreadPoolExecutor() as pool:
         jobs = [
@@ -61,12 +65,13 @@ def await_ready() -> None:
         run("kubectl", f"--namespace={NAMESPACE}", "rollout", "status", each, "--timeout=120s")
 
 
-def uninstall(nodes: Sequence[Node]) -> None:
-    """Delete the release; returns when its hook has taken everything off the nodes."""
+def uninstall(api: Api, nodes: Sequence[Node]) -> None:
+    """Delete the release; returns when its hook has taken everything off the nodes and its pods are gone."""
     with ExitStack() as kept:
         for node in nodes:
             kept.enter_context(node.keep("containerd"))
         _helm("uninstall", "architect")
+    api.await_list(f"/api/v1/namespaces/{NAMESPACE}/pods", lambda found: not found)
 
 
 def containerd_files(node: Node) -> dict[str, str]:

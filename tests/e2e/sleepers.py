@@ -85,7 +85,9 @@ class Sleeper:
 
     def await_requests(self, wanted: Mapping[str, str], seconds: float = _SECONDS) -> Object:
         """Wait until kubelet has allotted these requests; the pod then."""
-        return self.api.await_object(self.path, lambda seen: app(seen)["allocatedResources"] == wanted, seconds)
+        return self.api.await_object(
+            self.path, lambda seen: app(seen)["allocatedResources"] == wanted, seconds
+        )
 
     def reasons(self) -> dict[str, int]:
         """How often its Events say what."""
@@ -137,7 +139,9 @@ def never_disturbed(pod: Object) -> bool:
 
 def ready_since(pod: Object) -> str:
     """When it last became ready."""
-    return str(next(each for each in pod["status"]["conditions"] if each["type"] == "Ready")["lastTransitionTime"])
+    return str(
+        next(each for each in pod["status"]["conditions"] if each["type"] == "Ready")["lastTransitionTime"]
+    )
 
 
 def fetch(node: Node, url: str) -> str:

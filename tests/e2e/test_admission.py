@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("architect")
 _CLASS = "runc-architect"
 _CLASSES = "/apis/node.k8s.io/v1/runtimeclasses"
 _WEBHOOK = f"/apis/apps/v1/namespaces/{release.NAMESPACE}/deployments/architect-webhook"
-_MALFORMED = [
+_MALFORMED: list[tuple[dict[str, Any], str]] = [
     ({"managed-containers": "["}, "managed-containers: is no JSON"),
     ({"managed-containers": ["db"]}, "managed-containers[0]: the pod has no container 'db'; it has app"),
     ({"network-monitor": {"app": "sometimes"}}, "network-monitor.app: 'sometimes' is no mode"),
@@ -83,7 +83,9 @@ def test_the_label_or_the_class_is_enough_and_a_dry_run_shows_it(
     asks: dict[str, Any] = {"runtimeClassName": runtime} if runtime else {}
     made = _try(api, namespace, pod(label=None if runtime else "true", **asks))
     assert made["spec"]["runtimeClassName"] == _CLASS
-    assert {"name": "GODEBUG", "value": "multipathtcp=0"} in made["spec"]["containers"][0].get("env", []) or runtime
+    assert {"name": "GODEBUG", "value": "multipathtcp=0"} in made["spec"]["containers"][0].get(
+        "env", []
+    ) or runtime
     assert made["spec"]["nodeSelector"] == {"architect.loopholelabs.io/node": "true"}
 
 

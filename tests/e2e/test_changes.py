@@ -112,7 +112,11 @@ def test_deleted_asleep_falling_asleep_waking_or_evicted_it_is_gone_without_a_tr
     ]  # fmt: skip
     for pod in (asleep, falling, waking):
         api.delete(pod.path)
-    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": evicted.name, "namespace": namespace}}
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": evicted.name, "namespace": namespace},
+    }
     api.create(f"{evicted.path}/eviction", eviction)
     for each in started:
         each.wait(timeout=60)
@@ -168,3 +172,13 @@ def test_daemon_containerd_and_kubelet_may_be_killed_while_pods_sleep(
         assert app(pod.read())["restartCount"] == 0
     for node, address in zip(reversed(nodes), addresses, strict=True):
         assert fetch(node, f"http://{address}:8080/") == "2\n"
+
+
+def test_a_webhook_that_is_killed_delays_only_those_who_ask(
+    api: Api, kubectl: Kubectl, namespace: str, nodes: list[Node]
+) -> None:
+    for node in nodes:
+        node.run(["pkill", "-KILL", "-f", "^python3 -m webhook "])
+    (pod,) = _many(api, kubectl, namespace, nodes, ("asks",))  # its ReplicaSet tries until it is heard
+    pod.await_asleep()
+    release.await_ready()

@@ -208,6 +208,7 @@ def test_a_node_that_lost_power_comes_back_with_its_disk(
     assert after["status"]["nodeInfo"]["machineID"] == before["machineID"]
     left = node.run(["sh", "-c", "ls /etc/mark /var/lib/architect/mark /run/mark || true"])
     assert left == "/etc/mark\n/var/lib/architect/mark\n"
+    node.run(["rm", "/etc/mark", "/var/lib/architect/mark"])
     path = f"/api/v1/namespaces/{namespace}/pods/{name}"
     restarted = api.await_object(
         path, lambda seen: _app(seen)["restartCount"] and has_condition(seen, "Ready")

@@ -10,6 +10,8 @@ from tests.e2e import release, sleepers
 from tests.e2e.conftest import Before, Kubectl
 from tests.e2e.sleepers import fetch, never_disturbed, ready_since, sleeping
 
+_LEFT = "ls -d /opt/architect /run/architect /var/lib/architect/* /var/log/architect || true"
+
 
 def test_an_upgrade_leaves_running_and_sleeping_pods_alone(
     api: Api, kubectl: Kubectl, namespace: str, nodes: list[Node], architect: Before
@@ -40,15 +42,16 @@ def test_uninstalled_the_node_is_as_before_and_its_pods_run_on(
         kubectl("apply", "-f", "-", stdin=sleeping(name, node=node))
     pods = [sleepers.pods_of(api, namespace, name)[0] for name in ("first", "second")]
     since = [ready_since(pod.await_asleep()) for pod in pods]
-    release.uninstall(nodes)
+    release.uninstall(api, nodes)
     for pod, node, began in zip(pods, reversed(nodes), since, strict=True):
         assert fetch(node, f"http://{pod.address}:8080/") == "1\n", "its shim wakes it without a daemon"
         seen = pod.read()
         assert never_disturbed(seen)
         assert ready_since(seen) == began
     assert {node.name: release.containerd_files(node) for node in nodes} == architect.files
-    left = release.run("kubectl", "get", "all,runtimeclass,mutatingwebhookconfiguration,clusterrole,clusterrolebinding",
-                       "--all-namespaces", "--selector=app.kubernetes.io/part-of=architect", "--output=name")  # fmt: skip
+    kinds = "all,runtimeclass,mutatingwebhookconfiguration,clusterrole,clusterrolebinding"
+    ours = "--selector=app.kubernetes.io/part-of=architect"
+    left = release.run("kubectl", "get", kinds, "--all-namespaces", ours, "--output=name")
     assert left == ""
     kubectl("delete", "deployment", "--all")
     for pod in pods:
@@ -62,9 +65,17 @@ def clean(nodes: list[Node]) -> None:
 
 
 @pytest.mark.usefixtures("clean")
-def test_uninstalled_from_nodes_without_sleepers_nothing_is_left(nodes: list[Node], architect: Before) -> None:
-    release.uninstall(nodes)
+def test_uninstalled_from_nodes_without_sleepers_nothing_is_left(
+    api: Api, nodes: list[Node], architect: Before
+) -> None:
+    release.uninstall(api, nodes)
     assert {node.name: release.containerd_files(node) for node in nodes} == architect.files
     for node in nodes:
-        found = node.run(["sh", "-c", "ls -d /opt/architect /run/architect /var/lib/architect/* /var/log/architect || true"])
+        found = node.run(
+            [
+                "sh",
+                "-c",
+                _LEFT,
+            ]
+        )
         assert found == "", f"left on {node.name}"

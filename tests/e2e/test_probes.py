@@ -43,7 +43,9 @@ def probed(
 
     def start() -> dict[str, tuple[Node, Sleeper]]:
         Authority(str(tmp_path)).issue("app", "/CN=app", ["DNS:app"])
-        keys = {name: base64.b64encode((tmp_path / name).read_bytes()).decode() for name in ("app.crt", "app.key")}
+        keys = {
+            name: base64.b64encode((tmp_path / name).read_bytes()).decode() for name in ("app.crt", "app.key")
+        }
         api.create(f"/api/v1/namespaces/{namespace}/secrets", {"metadata": {"name": "keys"}, "data": keys})
         places = dict(zip(_KINDS, (nodes[0], nodes[1], nodes[1]), strict=True))
         for name, probes in _KINDS.items():
@@ -54,9 +56,9 @@ def probed(
                 ports=[{"containerPort": port} for port in (8080, 8443, 9090)],
                 command=["/usr/bin/python3", "-B", "/src/tests/node/probed.py"],
                 volumeMounts=[{"name": "src", "mountPath": "/src"}, {"name": "keys", "mountPath": "/keys"}],
-                **{kind: {**probe, **_OFTEN} for kind, probe in probes.items()},
             )
             spec = made["spec"]["template"]["spec"]
+            spec["containers"][0] |= {kind: {**probe, **_OFTEN} for kind, probe in probes.items()}
             # The image that has Python with TLS and gRPC.
             spec["containers"][0]["image"] = f"docker.io/local/architect-control:{release.version()}"
             spec["volumes"] = [

@@ -73,9 +73,11 @@ async def test_another_pod_fits_into_the_requests_of_a_sleeper_and_a_full_node_i
         shim.packet(ID)
         await box.until_state(ID, "RUNNING")
 
-        async def told() -> bool:
+        async def told() -> bool:  # kubelet has an Event of this name, too
             events = await client.all(f"/api/v1/namespaces/{namespace}/events")
-            return any(e["reason"] == "ResizeDeferred" and e["source"].get("host") == NODE for e in events)
+            return any(
+                e["reason"] == "ResizeDeferred" and e["source"]["component"] == "architectd" for e in events
+            )
 
         await until(told)
         _, answer = await box.ask("GET", f"/v1/containers/{ID}/explain")

@@ -130,7 +130,8 @@ def _attached(namespace: str, pod: Sleeper, node: Node) -> str:
     argv = ["kubectl", f"--namespace={namespace}", "attach", pod.name, "--container=app"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as attached:
         try:
-            assert attached.stdout and attached.stderr
+            assert attached.stdout
+            assert attached.stderr
             attached.stderr.readline()  # how to see the beginning: it is attached
             fetch(node, f"http://{pod.address}:8080/log?n=1")
             return attached.stdout.readline()
@@ -163,7 +164,11 @@ def test_its_memory_is_gone_and_its_cpu_counter_never_goes_back(
 
 def _metrics(api: Api, node: Node, pod: Sleeper) -> dict[str, float]:
     text = api.text(f"/api/v1/nodes/{node.name}/proxy/metrics/resource")
-    mine = [line for line in text.splitlines() if f'container="app",namespace="{pod.namespace}",pod="{pod.name}"' in line]
+    mine = [
+        line
+        for line in text.splitlines()
+        if f'container="app",namespace="{pod.namespace}",pod="{pod.name}"' in line
+    ]
     return {line.partition("{")[0]: float(line.split()[1]) for line in mine}
 
 
