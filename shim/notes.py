@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from architect.states import Phase, StateRecord
+from architect.states import Phase, StateRecord, Unusable
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,23 @@ class Notes:
         self._record.move(phase, time.time_ns())
         self.write(durable=False)
         self._changed()
+
+    def follow(self) -> None:
+        """Notes what a container of the same name in the same pod, before this one, took with it.
+
+        A sleeper whose node restarted, or whose shim was killed, is replaced by one without its memory.
+        """
+        try:
+            earlier = StateRecord.load(self._path)
+        except FileNotFoundError:
+            return
+        except Unusable as error:
+            log.warning("what was before container %s is unknown: %s", self._record.container_id, error)
+            return
+        same = earlier.container_id == self._record.container_id
+        if not same and earlier.phase in (Phase.SCALED_DOWN, Phase.WAKING):
+            sentence = f"it slept when its node or its shim ended; its memory still lies in {earlier.image}"
+            self.failed("fresh start", Exception(sentence))
 
     def failed(self, operation: str, error: Exception) -> None:
         """Keeps a failure for people to see."""

@@ -101,6 +101,7 @@ class Sleeper:
     def started(self) -> None:
         """The init runs."""
         self.record.started_ns = self.record.active_ns = time.time_ns()
+        self._notes.follow()
         self._notes.move(Phase.RUNNING)
 
     def stopped(self) -> None:

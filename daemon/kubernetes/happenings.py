@@ -8,12 +8,13 @@ from typing import Final
 from architect.ttrpc.shim_v1 import ContainerStatus
 
 _UNITS: Final = ("bytes", "KiB", "MiB", "GiB")
+_FRESH: Final = "fresh start"
 _FAILED: Final = {
     "hibernate": "ScaleDownFailed",
     "thaw": "ScaleDownFailed",
     "wake": "ScaleUpFailed",
     "gate": "ScaleUpFailed",
-    "fresh start": "StartedFresh",
+    _FRESH: "StartedFresh",
 }
 _LONGEST: Final = 900  # an Event's message may have 1024 characters
 
@@ -31,7 +32,9 @@ class Happening:
 
 
 def happened(before: ContainerStatus | None, now: ContainerStatus) -> list[Happening]:
-    """What is new in `now`; of a container that is new here (`before` is None) only what still holds."""
+    """What is new in `now`; of a container that is new here (`before` is None) only what still holds, and
+    that it began without the memory of the one before it.
+    """
     if not now.managed and not now.settings_error:
         return []
     found: list[Happening] = []
@@ -39,7 +42,8 @@ def happened(before: ContainerStatus | None, now: ContainerStatus) -> list[Happe
         sentence = f"Container {now.name} does not sleep, its annotations were refused: {now.settings_error}"
         found.append(Happening("SettingsRefused", sentence, warning=True))
     if before is None:
-        return found
+        lost = [] if now.sleeps or now.wakes else [each for each in now.failures if each.operation == _FRESH]
+        return found + [failed(now.name, each.operation, each.reason) for each in lost]
     known = {(failure.at_ns, failure.operation) for failure in before.failures}
     new = [failure for failure in now.failures if (failure.at_ns, failure.operation) not in known]
     found += [failed(now.name, failure.operation, failure.reason) for failure in new]

@@ -20,6 +20,13 @@ def test_a_container_that_is_new_here_has_no_history() -> None:
     assert told(None, sleeps=3, wakes=3, failures=[Failure(1, "wake", "x")]) == []
 
 
+def test_a_container_that_begins_without_the_memory_of_the_one_before_it_says_so() -> None:
+    lost = [Failure(1, "fresh start", "it slept when its node ended")]
+    [warning] = told(None, failures=lost)
+    assert (warning.reason, warning.warning) == ("StartedFresh", True)
+    assert told(None, failures=lost, sleeps=1) == []
+
+
 def test_a_sleep_is_two_events_and_a_wake_one() -> None:
     slept = told(container(ID), sleeps=1, last_sleep_us=70_400, saved_bytes=50 << 20, image_bytes=3 << 30)
     assert slept == [

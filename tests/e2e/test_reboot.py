@@ -27,6 +27,8 @@ def test_sleepers_run_and_sleep_again_after_a_reboot(
     release.await_ready()
     assert fetch(nodes[0], f"http://{there.address}:8080/") == "1\n", "it has not started afresh"
     assert fetch(nodes[0], f"http://{here.address}:8080/") == "2\n", "its node had power all the time"
+    there.await_reason("StartedFresh")
+    assert "StartedFresh" not in here.reasons()
     for pod in (there, here):
         pod.await_asleep()
     kubectl("delete", "deployment", "--all")
