@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
 import click
+
+from architect.cli.terminal import printable, spinner
 
 VERSION: Final = "0.1.0"
 SOCKET: Final = "/run/architect/architectd.sock"
 FAILED: Final = 1
 _DOWN: Final = 2
-_PATIENCE_SECONDS: Final = 1.0  # before a spinner says that something goes on
 LOOK_SECONDS: Final = 10.0
 # The daemon's own deadlines for the shims, and a little for the way.
 HIBERNATE_SECONDS: Final = 330.0
@@ -149,36 +148,3 @@ def print_outcome(answer: dict[str, Any], as_json: bool) -> None:
     from architect.cli.tables import show_outcome
 
     show_outcome(answer)
-
-
-def printable(text: str) -> str:
-    """`text` without anything a terminal would obey: names and reasons come from pods."""
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
-@contextmanager
-def spinner(doing: str) -> Iterator[None]:
-    """Says what goes on, on a terminal's standard error, if it takes longer than a second."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from threading import Event, Thread
-
-    done = Event()
-
-    def spin() -> None:
-        if done.wait(_PATIENCE_SECONDS):
-            return
-        from rich.console import Console
-        from rich.text import Text
-
-        with Console(stderr=True).status(Text(f"{printable(doing)} ...")):
-            done.wait()
-
-    spinner = Thread(target=spin, daemon=True)
-    spinner.start()
-    try:
-        yield
-    finally:
-        done.set()
-        spinner.join()

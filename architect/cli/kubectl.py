@@ -20,8 +20,8 @@ from architect.cli.commands import (
     end,
     print_json,
     print_outcome,
-    spinner,
 )
+from architect.cli.terminal import spinner
 
 _WAY_SECONDS: Final = 30.0  # to the node and back, and for its interpreter to start
 _DOCTOR_SECONDS: Final = 120.0

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from architect.cli.commands import printable
+from architect.cli.terminal import printable
 
 if TYPE_CHECKING:
     from architect.cli.doctor import Finding

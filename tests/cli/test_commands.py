@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from architect.cli.commands import cli, printable
+from architect.cli.commands import cli
+from architect.cli.terminal import printable
 from architect.ttrpc.server import Code, RpcError
 from architect.ttrpc.shim_v1 import Failure, Port
 from tests.daemon.conftest import Box
