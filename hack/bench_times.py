@@ -18,8 +18,8 @@ from hack.cri import Cri, Pod
 _TURNS: Final = 30
 _WAKES_A_TURN: Final = 2
 _WAKES_200MB: Final = 12
-_STARTS: Final = 20
-_EXECS: Final = 30
+_STARTS: Final = 40
+_EXECS: Final = 120  # a change of cgroup takes one grace period or two: few samples show either
 _CALLS: Final = 2000
 
 
