@@ -20,6 +20,7 @@ from hack.cri import SLOWNESS, Container, Pod
 SECONDS = 60.0 * SLOWNESS
 SHIMS = "/run/architect/shims"
 API = "/run/architect/architectd.sock"
+DAEMON_LOG = "/var/log/architectd.log"
 
 
 def shim_socket(pod: Pod) -> str:
@@ -54,7 +55,10 @@ def wake(container: Container, cause: str = "request") -> shim_v1.ContainerStatu
 
 
 def await_phase(container: Container, *phases: str, seconds: float = SECONDS) -> shim_v1.ContainerStatus:
-    """The container's status once it is in one of `phases`, told by its shim; TimeoutError if never."""
+    """The container's status once it is in one of `phases`, told by its shim.
+
+    AssertionError if never: with what the shim says of it then, and what the daemon has logged last.
+    """
 
     async def watch() -> shim_v1.ContainerStatus:
         client = await Client.connect(shim_socket(container.pod), timeout=seconds)
@@ -69,7 +73,13 @@ def await_phase(container: Container, *phases: str, seconds: float = SECONDS) ->
             await client.close()
         raise ConnectionError("the shim stopped telling")
 
-    return asyncio.run(watch())
+    try:
+        return asyncio.run(watch())
+    except TimeoutError:
+        log = Path(DAEMON_LOG)
+        told = log.read_text()[-3000:] if log.exists() else "nothing"
+        found = f"never {' or '.join(phases)}: {status(container)}; the daemon: {told}"
+    raise AssertionError(found)
 
 
 def _call[R](pod: Pod, method: str, request: object, response: type[R]) -> R:
@@ -94,7 +104,7 @@ def await_true(condition: Callable[[], bool], what: str, seconds: float = SECOND
 class Daemon:
     """An `architectd` of this box; a context that ends it."""
 
-    def __init__(self, *arguments: str, log: str = "/var/log/architectd.log") -> None:
+    def __init__(self, *arguments: str, log: str = DAEMON_LOG) -> None:
         self._arguments = arguments
         self._log = log
         self.process: subprocess.Popen[bytes] | None = None

@@ -15,6 +15,7 @@ import sys
 from typing import Any, Final
 
 from architect.probes import Protocol
+from shim.turns import Turns
 
 _PIECE: Final = 1 << 16
 _KEPT: Final = 4096
@@ -121,13 +122,14 @@ class Tls(Plain):
 class Passage:
     """One connection passed on. `answer`: how the application's answer begins."""
 
-    def __init__(self, client: Plain, app: Plain) -> None:
+    def __init__(self, client: Plain, app: Plain, turns: Turns) -> None:
         self._client = client
         self._app = app
+        self._turns = turns
         self._loop = asyncio.get_running_loop()
         self._moved = self._loop.time()
-        self._asked = True
         self._leaving = False
+        self._left = False
         self._next = b""
         self.answer = b""
 
@@ -139,6 +141,7 @@ class Passage:
         """
         done = False
         try:
+            self._turns.said(first, by_client=True)
             await self._app.send(first)
             done = await self._both_ways()
         finally:
@@ -168,17 +171,23 @@ class Passage:
         return True
 
     async def _pump(self, source: Plain, target: Plain) -> None:
+        by_client = source is self._client
         while data := await source.receive():
-            if source is self._client and self._leaving and not self._asked:
-                self._next = data
+            if by_client and self._leaving and not self._turns.waiting:
+                if self._turns.farewell() is None:
+                    self._next = data
+                else:
+                    self._left = True
                 break
             self._moved = self._loop.time()
-            self._asked = source is self._client
-            if not self._asked and len(self.answer) < _KEPT:
+            self._turns.said(data, by_client=by_client)
+            if not by_client and len(self.answer) < _KEPT:
                 self.answer += data[: _KEPT - len(self.answer)]
             await target.send(data)
         self._moved = self._loop.time()
-        if target is self._app or not self._next:
+        if by_client and self._left and (farewell := self._turns.farewell()):
+            await source.send(farewell)
+        if by_client or not self._next:
             await target.end()
 
     def leave(self) -> None:
@@ -187,9 +196,10 @@ class Passage:
         A client that keeps its connection in stock asks nothing for a while, and loses it.
         """
         self._leaving = True
-        if not self._asked and not self._next and self._loop.time() - self._moved >= _STOCK_SECONDS:
+        if not self._turns.waiting and not self._next and self._loop.time() - self._moved >= _STOCK_SECONDS:
             try:
                 self._client.socket.shutdown(socket.SHUT_RD)  # is the client's end, to `_pump`
+                self._left = True
             except OSError:
                 pass  # it has just gone by itself
 

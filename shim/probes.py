@@ -29,6 +29,7 @@ from shim import answers
 from shim.container import Container
 from shim.passage import Passage, Plain, Tls, complaint, is_left_alone
 from shim.process import Status
+from shim.turns import Alternating, Streams
 
 _BACKLOG: Final = 64
 _VISITS: Final = 64
@@ -182,7 +183,8 @@ class Doors:
                 finally:
                     await leaving
                 return b""
-            visit.passage = Passage(visit.client, app)
+            turns = Streams() if door.protocol is Protocol.GRPC else Alternating()
+            visit.passage = Passage(visit.client, app, turns)
             try:
                 return await visit.passage.run(first)
             finally:
