@@ -11,6 +11,7 @@ While the API server is away they wait here: so many and no more, the oldest go 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import OrderedDict
@@ -65,6 +66,7 @@ class Events:
         self._kept = kept
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._news = asyncio.Event()
+        self._heard = asyncio.Event()
         self._backoff = Backoff()
         self.dropped = 0
         """Happenings that nobody will read of: too many at once, or invalid."""
@@ -86,6 +88,10 @@ class Events:
             self.dropped += oldest.count - oldest.written
         self._news.set()
 
+    def reachable(self) -> None:
+        """The API server has answered somebody: what waited for it need not wait longer."""
+        self._heard.set()
+
     async def run(self) -> None:
         """Writes for as long as it is let."""
         while True:
@@ -94,12 +100,9 @@ class Events:
             entry = min(waiting, key=lambda entry: entry.due, default=None)
             wait = None if entry is None else max(0.0, entry.due - self._clock())
             if entry is None or wait:
-                try:
-                    async with asyncio.timeout(wait):
-                        await self._news.wait()
-                except TimeoutError:
-                    pass
+                await _until(self._news, wait)
                 continue
+            self._heard.clear()
             await self._write(entry)
 
     async def _write(self, entry: _Entry) -> None:
@@ -116,7 +119,7 @@ class Events:
                 return
             self._drop(entry, count, "its namespace is gone")  # and with it the pod
         except (Busy, Unreachable) as error:
-            await asyncio.sleep(self._backoff.pause(error.after))
+            await _until(self._heard, self._backoff.pause(error.after))
             return
         except Refused as error:
             # An API server that has just started knows no rights yet, and rights may be given later.
@@ -163,6 +166,13 @@ class Events:
             "lastTimestamp": _stamp(entry.last),
             "count": entry.count,
         }
+
+
+async def _until(event: asyncio.Event, seconds: float | None) -> None:
+    """Waits for it, so long and no longer."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def _again(entry: _Entry) -> dict[str, Any]:

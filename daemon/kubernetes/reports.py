@@ -131,6 +131,7 @@ class Reports:
     def listed(self, items: list[PodView]) -> None:
         """All pods of the node."""
         self._connected.set()
+        self.events.reachable()
         self.lost_because = ""
         present = {pod.uid for pod in items}
         for uid in self._pods.keys() - present:

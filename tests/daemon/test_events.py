@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from architect.kube import ApiError, Client, NotFound, Refused
+from architect.kube import ApiError, Client, NotFound, Refused, Unreachable
 from daemon.containers import Pod
 from daemon.kubernetes.events import FIRST_INTERVAL_SECONDS, Events
 from daemon.kubernetes.happenings import Happening
@@ -136,6 +136,19 @@ async def test_rights_that_come_later_are_waited_for(story: Story) -> None:
         story.clock.now += FIRST_INTERVAL_SECONDS
         await story.happens()
     assert story.server.written == [("create", 2)]
+    assert story.events.dropped == 0
+
+
+async def test_what_waits_for_the_api_server_goes_as_soon_as_that_is_heard_of(story: Story) -> None:
+    story.server.errors = [Unreachable("no answer") for _ in range(4)]
+    async with story.running():
+        await story.happens()
+        for attempts in range(1, 5):
+            assert story.server.asked == attempts, "it pauses"
+            story.events.reachable()
+            for _ in range(20):
+                await asyncio.sleep(0)
+    assert story.server.written == [("create", 1)]
     assert story.events.dropped == 0
 
 

@@ -79,9 +79,33 @@ class Sleeper:
         return self.await_requests(NOTHING, seconds)
 
     def await_awake(self, seconds: float = _SECONDS) -> Object:
-        """Wait until it is said to run and has its requests; the pod then."""
-        self.await_label("RUNNING", seconds)
-        return self.await_requests(LIMITS["requests"], seconds)
+        """Wait until it is said to run and has its requests, none kept aside; the pod then.
+
+        It is held awake meanwhile: kubelet may take longer over a resize than the pod's idle time.
+        """
+        with self.held_awake():
+            self.await_label("RUNNING", seconds)
+            self.await_requests(LIMITS["requests"], seconds)
+            return self.api.await_object(
+                self.path,
+                lambda seen: not any("-requests" in key for key in seen["metadata"]["annotations"]),
+                seconds,
+            )
+
+    @contextmanager
+    def held_awake(self) -> Iterator[None]:
+        """Meanwhile an exec runs in it, and whoever has one does not fall asleep."""
+        argv = ["kubectl", f"--namespace={self.namespace}", "exec", "--stdin", self.name, "--", "cat"]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as held:
+            assert held.stdin
+            assert held.stdout
+            try:
+                held.stdin.write("held\n")
+                held.stdin.flush()
+                assert held.stdout.readline() == "held\n", "it cannot be held awake"
+                yield
+            finally:
+                held.stdin.close()
 
     def await_requests(self, wanted: Mapping[str, str], seconds: float = _SECONDS) -> Object:
         """Wait until kubelet has allotted these requests; the pod then."""
@@ -99,11 +123,18 @@ class Sleeper:
             counts[each["reason"]] = counts.get(each["reason"], 0) + int(each.get("count") or 1)
         return counts
 
-    def await_reason(self, reason: str, count: int = 1) -> None:
+    def await_events(self, known: Object, seconds: float = _SECONDS) -> None:
+        """Wait until its Events have told of every sleep and wake that `known_to` its node."""
+        for reason, counter in (("ScaleDownCompleted", "sleeps"), ("ScaleUpCompleted", "wakes")):
+            self.await_reason(reason, known[counter], seconds)
+            assert self.reasons().get(reason, 0) == known[counter]
+
+    def await_reason(self, reason: str, count: int = 1, seconds: float = _SECONDS) -> None:
         """Wait until its Events have told of that so often."""
         self.api.await_list(
             f"/api/v1/namespaces/{self.namespace}/events",
             lambda found: sum(int(each.get("count") or 1) for each in found) >= count,
+            seconds,
             fieldSelector=f"involvedObject.name={self.name},reason={reason}",
         )
 
