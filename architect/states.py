@@ -36,11 +36,11 @@ class Phase(StrEnum):
     STOPPED = "STOPPED"
 
 
-# HIBERNATING -> RUNNING: something was seen, or the dump failed. WAKING -> SCALED_DOWN: the restore failed,
-# the image is kept for another try. WAKING -> RUNNING also for a fresh start. SCALED_DOWN -> STOPPED: SIGKILL
-# needs no wake.
+# CREATED -> SCALED_DOWN: it begins in the image of another. HIBERNATING -> RUNNING: something was seen, or
+# the dump failed. WAKING -> SCALED_DOWN: the restore failed, the image is kept for another try. WAKING ->
+# RUNNING also for a fresh start. SCALED_DOWN -> STOPPED: SIGKILL needs no wake.
 ALLOWED: Final[Mapping[Phase, frozenset[Phase]]] = {
-    Phase.CREATED: frozenset({Phase.RUNNING, Phase.STOPPED}),
+    Phase.CREATED: frozenset({Phase.RUNNING, Phase.SCALED_DOWN, Phase.STOPPED}),
     Phase.RUNNING: frozenset({Phase.HIBERNATING, Phase.STOPPED}),
     Phase.HIBERNATING: frozenset({Phase.RUNNING, Phase.SCALED_DOWN, Phase.STOPPED}),
     Phase.SCALED_DOWN: frozenset({Phase.WAKING, Phase.STOPPED}),
@@ -199,6 +199,10 @@ class StateRecord:
     """When `phase` was entered."""
     image: str = ""
     """The directory of the image that the container sleeps in, "" while it has none."""
+    layer: str = ""
+    """The directory of its writable layer (an overlay's upperdir), "" when it has none or none is known."""
+    beneath: str = ""
+    """A digest of what the writable layer lies on: the layers of its image, as this node has them."""
     pid: int = 0
     started_ns: int = 0
     active_ns: int = 0
@@ -272,6 +276,8 @@ def _record(value: Value) -> StateRecord:
         container_id=value.member("container_id").text(limit=_MAX_TEXT),
         phase=_phase(value.member("phase")),
         image=value.member("image").text(limit=_MAX_TEXT),
+        layer=_later(value, "layer"),
+        beneath=_later(value, "beneath"),
         last_wake_cause=value.member("last_wake_cause").text(limit=_MAX_TEXT),
         failures=[_failure(entry) for entry in value.member("failures").items(limit=MAX_FAILURES)],
         story=[
@@ -287,6 +293,11 @@ def _record(value: Value) -> StateRecord:
 
 _NUMBERS: Final = ("generation", "since_ns", "pid", "started_ns", "active_ns", "sleeps", "wakes",
                    "last_sleep_us", "last_wake_us", "saved_bytes")  # fmt: skip
+
+
+def _later(value: Value, name: str) -> str:
+    """A text that records of earlier releases do not have."""
+    return value.member(name).text(limit=_MAX_TEXT) if name in value.mapping() else ""
 
 
 def _phase(value: Value) -> Phase:

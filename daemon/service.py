@@ -25,6 +25,7 @@ from daemon.held import Queue
 from daemon.node import Node
 from daemon.room import Room
 from daemon.supervision import Tasks
+from daemon.sweeping import Sweeping
 from daemon.traffic import Kernel
 
 SHIMS: Final = "shims"
@@ -62,6 +63,7 @@ async def running(
         tasks = Tasks()
         stack.push_async_callback(tasks.close)
         discovery = tasks.start("discovery", Discovery(shims, node.shim).run())
+        tasks.start("sweeping", Sweeping(node, shims).run())
         log.info(
             "the daemon serves", extra={"version": VERSION, "run_dir": settings.run_dir, "metrics": address}
         )

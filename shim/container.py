@@ -80,6 +80,8 @@ class Container:
         """Containers that have joined its process namespace."""
         self.paused = False
         self.mounted = False
+        self.rootfs: list[containerd.Mount] = []
+        """The mounts of its root file system, if they were left to us."""
         self._origin: Import | None = None
         self.runc = Runc(
             children=children,
@@ -111,6 +113,7 @@ class Container:
         """Mounts the root file system and has runc create the container; that from a checkpoint (`origin`) is
         made only by its start. Undoes all of it on failure.
         """
+        self.rootfs = rootfs
         if rootfs:
             os.makedirs(self.bundle.rootfs, mode=0o711, exist_ok=True)
             mounts.mount_all(rootfs, self.bundle.rootfs)
@@ -194,6 +197,13 @@ class Container:
         self._in_cgroup(Cgroup.of(self.init.pid))
         await self.runc.start()
 
+    def end_created(self) -> None:
+        """Ends the process that runc has made to become the init, and that has run nothing yet."""
+        try:
+            os.kill(self.init.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            log.info("the process that runc made for %s is gone already", self.id)
+
     async def start(self) -> None:
         """Starts the created init; containerd hears of the start before it hears of the end."""
         if self.init.status is not Status.CREATED or self.init.starting:
@@ -202,7 +212,7 @@ class Container:
         try:
             if self._origin is not None:
                 await self._restore(self._origin)
-            else:
+            elif self.sleeper is None or not await self.sleeper.begin():
                 await self.runc.start()
             self.init.status = Status.RUNNING
             self.publish(containerd.TaskStart(container_id=self.id, pid=self.init.pid))

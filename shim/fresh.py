@@ -7,15 +7,39 @@ service.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import Collection
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from architect import images
 from architect.engine.cgroup import Cgroup
 from architect.engine.children import Ended
-from architect.gate import sockets
+from architect.gate import GateError, sockets
 from architect.settings import Port
 
+if TYPE_CHECKING:
+    from shim.container import Container
+
+_SECONDS: Final = 30.0
 _TICK_SECONDS: Final = 0.02  # the kernel tells nobody when a socket begins to listen
+
+log = logging.getLogger(__name__)
+
+
+def aside(path: str, reason: str) -> str:
+    """Keeps the image at `path`, if there is one, for diagnosis: the container must run all the same. What
+    became of it, as a sentence.
+    """
+    try:
+        image = images.ImageDir.at(path)
+        if not os.path.isdir(image.path):
+            return "there is no image of its memory"
+        return f"its memory is kept in {images.quarantine(image, reason)}"
+    except ValueError:
+        return "there is no image of its memory"
+    except OSError as error:
+        return f"its memory is not put aside ({error})"
 
 
 def awaited(declared: Collection[Port], listening: Collection[Port]) -> set[Port]:
@@ -36,3 +60,18 @@ async def listens_again(
             return False
         await asyncio.wait({end}, timeout=_TICK_SECONDS)
     return True
+
+
+async def start_afresh(container: Container, listened: Collection[Port]) -> asyncio.Future[Ended]:
+    """Makes and starts the container anew; its first process's end. Returns when it listens, or when it has
+    not done so for long. Raises EngineError, OSError.
+    """
+    await container.recreate()
+    assert container.cgroup is not None  # runc has made it
+    end = container.children.ended(container.init.pid)
+    try:
+        if not await listens_again(container.cgroup, listened, end, _SECONDS):
+            log.warning("container %s started fresh and does not listen", container.id)
+    except GateError as error:
+        log.warning("whether container %s listens is unknown: %s", container.id, error)
+    return end

@@ -13,11 +13,11 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from architect.gate import GateError, HeldQueue, PodGate, sockets
+from architect.gate import Endpoint, GateError, HeldQueue, PodGate
 from architect.settings import Port
 
 _BACKLOG: Final = 8
@@ -62,10 +62,16 @@ class Gatekeeper:
         if on_packet is None or not self._lend(container_id, held):
             self._serve(container_id, held)
 
-    def extend(self, container_id: str, found: sockets.Sockets) -> None:
-        """Holds what the frozen container's sockets are found to wait for, too. Raises GateError."""
-        number = self._held[container_id].queue.number
-        self._gate.extend(container_id, found.connections(), number, found.listening())
+    def extend(
+        self,
+        container_id: str,
+        connections: Iterable[tuple[Endpoint, Endpoint]],
+        ports: Collection[Port],
+    ) -> None:
+        """Holds more in a closed gate: what its connections (local, remote) and `ports` wait for. Raises
+        GateError.
+        """
+        self._gate.extend(container_id, connections, self._held[container_id].queue.number, ports)
 
     def packets_seen(self, container_id: str) -> bool:
         """Whether any packet has come since the gate was closed."""

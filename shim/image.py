@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from architect import images
+from architect.engine import Adapted
 from architect.engine.errors import EngineError
-from architect.settings import PodIdentity
+from architect.settings import PodIdentity, Port
+from shim import layer
 from shim.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -56,15 +60,29 @@ class SleepImage:
         await in_thread(lambda: images.seal(self._directory, facts))
         self.bytes = images.disk_bytes(self._directory)
 
-    def sync_later(self, then: Callable[[], None]) -> None:
-        """Makes it durable after the fact and calls `then`: a machine that crashed in between would have lost
-        the container's memory anyway.
+    async def adopt(
+        self, source: images.ImageDir, facts: images.Facts, adapted: Adapted, container_id: str
+    ) -> None:
+        """Becomes the image of container `container_id` that `source` is of another one. Raises ImageError,
+        ValueError, OSError.
         """
-        self._syncing = asyncio.create_task(self._sync(then), name=f"sync {self.path}")
+        mine = dataclasses.replace(
+            facts, container_id=container_id, generation=self.generation, extra=dict(adapted.extra)
+        )
+        await in_thread(lambda: images.adopt(source, self._directory, mine, adapted.files))
+        self.bytes = images.disk_bytes(self._directory)
 
-    async def _sync(self, then: Callable[[], None]) -> None:
+    def sync_later(self, written: str, then: Callable[[], None]) -> None:
+        """Makes it and the writable layer `written` durable after the fact and calls `then`: a machine that
+        crashed in between would have lost the container's memory anyway.
+        """
+        self._syncing = asyncio.create_task(self._sync(written, then), name=f"sync {self.path}")
+
+    async def _sync(self, written: str, then: Callable[[], None]) -> None:
         try:
             await in_thread(lambda: images.sync(self._directory))
+            if written:
+                await in_thread(lambda: layer.sync(written))
         except OSError as error:
             log.warning("the image %s is not yet durable: %s", self.path, error)
         else:
@@ -80,10 +98,6 @@ class SleepImage:
             raise EngineError(f"the image cannot be verified now: {error}") from error
         return ""
 
-    def put_aside(self, reason: str) -> str:
-        """Keeps it for diagnosis; where. Raises OSError."""
-        return images.quarantine(self._directory, reason)
-
     async def discard(self) -> None:
         """Removes it; what can not be removed is logged and left to the sweep."""
         if self._syncing is not None:
@@ -92,6 +106,15 @@ class SleepImage:
             await in_thread(lambda: images.remove(self._directory))
         except OSError as error:
             log.warning("the image %s is left behind: %s", self.path, error)
+
+
+@dataclass(slots=True)
+class Sleep:
+    """One sleep: its image, what the engine needs to wake from it, and the ports that were listened on."""
+
+    image: SleepImage
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    listened: set[Port] = field(default_factory=set)
 
 
 class Discarding:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from architect.states import Phase, StateRecord, Unusable
+from shim.image import SleepImage
 
 log = logging.getLogger(__name__)
 
@@ -28,22 +29,41 @@ class Notes:
         self.write(durable=False)
         self._changed()
 
-    def follow(self) -> None:
-        """Notes what a container of the same name in the same pod, before this one, took with it.
-
-        A sleeper whose node restarted, or whose shim was killed, is replaced by one without its memory.
+    def before(self) -> StateRecord | None:
+        """What the container of the same name in the same pod, before this one, has left; None when it had
+        its end, or there was none.
         """
         try:
             earlier = StateRecord.load(self._path)
         except FileNotFoundError:
-            return
+            return None
         except Unusable as error:
             log.warning("what was before container %s is unknown: %s", self._record.container_id, error)
-            return
-        same = earlier.container_id == self._record.container_id
-        if not same and earlier.phase in (Phase.SCALED_DOWN, Phase.WAKING):
-            sentence = f"it slept when its node or its shim ended; its memory still lies in {earlier.image}"
-            self.failed("fresh start", Exception(sentence))
+            return None
+        ended = earlier.phase in (Phase.CREATED, Phase.STOPPED)
+        return None if ended or earlier.container_id == self._record.container_id else earlier
+
+    def forget(self) -> None:
+        """Removes the file, unless another container has it by now. Raises OSError."""
+        try:
+            mine = StateRecord.load(self._path).container_id == self._record.container_id
+        except (FileNotFoundError, Unusable):
+            mine = True
+        if mine:
+            StateRecord.remove(self._path)
+
+    def carry_on(self, history: StateRecord, image: SleepImage) -> None:
+        """Takes over what is to be told of the container that this one goes on with; it is asleep from now
+        on.
+        """
+        mine = self._record
+        mine.image, mine.generation = image.path, image.generation
+        mine.saved_bytes = history.saved_bytes
+        mine.active_ns, mine.started_ns = history.active_ns, time.time_ns()
+        mine.sleeps, mine.wakes = history.sleeps, history.wakes
+        mine.last_sleep_us, mine.last_wake_us = history.last_sleep_us, history.last_wake_us
+        mine.last_wake_cause = history.last_wake_cause
+        self.move(Phase.SCALED_DOWN)
 
     def failed(self, operation: str, error: Exception) -> None:
         """Keeps a failure for people to see."""

@@ -20,22 +20,23 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from architect import images
 from architect.engine import Declined, Engine, EngineError, Subject
-from architect.engine.cgroup import Cgroup, resident_bytes
+from architect.engine.cgroup import Cgroup
 from architect.engine.children import Ended
-from architect.files import make_private_dirs, remove_flat
-from architect.gate import GateError, sockets
-from architect.settings import ContainerSettings, PodIdentity, Port
+from architect.files import remove_flat
+from architect.gate import GateError
+from architect.settings import ContainerSettings, PodIdentity
 from architect.states import Answer, Operation, Phase, StateRecord, answer, refusal
 from architect.ttrpc.server import Code, RpcError
-from shim import limits
-from shim.fresh import awaited, listens_again
-from shim.image import Damaged, Discarding, SleepImage
+from shim import layer, limits
+from shim.beginning import Beginning, Unfit
+from shim.descent import Awake, Bed, Descent
+from shim.fresh import aside, start_afresh
+from shim.image import Damaged, Discarding, Sleep, SleepImage
 from shim.notes import Notes
-from shim.place import Place
+from shim.place import Claim, Place
 from shim.tries import Tries
 
 if TYPE_CHECKING:
@@ -44,13 +45,8 @@ if TYPE_CHECKING:
 
 _SIGKILL_CODE: Final = 137
 _DEATH_SECONDS: Final = 10.0
-_FRESH_SECONDS: Final = 30.0
 
 log = logging.getLogger(__name__)
-
-
-class Awake(Exception):
-    """The container was needed while it was falling asleep; it runs on. The message says what needed it."""
 
 
 class Sleeper:
@@ -72,7 +68,8 @@ class Sleeper:
         self._engine = engine
         self._gatekeeper = gatekeeper
         self._place = place
-        self._image: SleepImage | None = None
+        self._claim = Claim(place)
+        self._sleep: Sleep | None = None
         self._discarding = Discarding()
         self._wake_wanted = ""
         self._killed = False
@@ -81,8 +78,6 @@ class Sleeper:
         self._held_end: Ended | None = None
         self._held_update: bytes | None = None
         self._shares = limits.shares(container.bundle.spec)
-        self._listened: set[Port] = set()
-        self._extra: dict[str, Any] = {}
         self.record = StateRecord(container_id=container.id)
         self._notes = Notes(self.record, place.state, changed)
 
@@ -99,16 +94,17 @@ class Sleeper:
         return self.record.phase
 
     def started(self) -> None:
-        """The init runs."""
-        self.record.started_ns = self.record.active_ns = time.time_ns()
-        self._notes.follow()
-        self._notes.move(Phase.RUNNING)
+        """The init runs, or sleeps as if it did."""
+        if self.phase is Phase.CREATED:
+            self.record.started_ns = self.record.active_ns = time.time_ns()
+            self._notes.move(Phase.RUNNING)
 
     def stopped(self) -> None:
         """The container has ended for good: its gate opens, so that packets meet the truth."""
         self._tries.over()
         self._open_gate()
         self._notes.move(Phase.STOPPED)
+        self._claim.release()
 
     def exec_ended(self) -> None:
         """An exec has ended: that counts as activity up to now."""
@@ -124,6 +120,55 @@ class Sleeper:
             self._held_end = ended
             return True
         return self.phase in (Phase.SCALED_DOWN, Phase.WAKING)
+
+    # ---- beginning
+
+    async def begin(self) -> bool:
+        """At the start of the container: goes on with the memory of the one before it, asleep, if that slept
+        when its node or its shim ended. False: it is to start as containers do.
+
+        Raises EngineError, OSError when it can not be started.
+        """
+        container = self._container
+        self.record.layer, self.record.beneath = layer.of(container.rootfs)
+        async with container.lock:
+            beginning = Beginning(container, self._place, self._claim, self._notes)
+            try:
+                begun = await beginning.run(self._bed())
+            except Unfit as reason:
+                if reason.touched:
+                    await container.recreate()
+                    container.watch_init(container.children.ended(container.init.pid))
+                return reason.touched
+            if begun is None:
+                return False
+            self._sleep = begun.sleep
+            self._notes.carry_on(begun.origin.history, begun.sleep.image)
+            left = SleepImage(begun.origin.image)
+            self._make_durable(lambda: self._discarding.begin(left))
+        if self._needed():
+            self.want("packet")
+        return True
+
+    def _bed(self) -> Bed:
+        return Bed(
+            self._container,
+            self._subject(),
+            self.settings,
+            self._identity,
+            self._engine,
+            self._gatekeeper,
+            self._place,
+            (lambda: self.want("packet")) if self.settings.monitor else None,
+        )
+
+    def _make_durable(self, then: Callable[[], None] = lambda: None) -> None:
+        def written() -> None:
+            self._notes.write(durable=True)
+            then()
+
+        if self._sleep is not None:
+            self._sleep.image.sync_later(self.record.layer, written)
 
     # ---- falling asleep
 
@@ -170,8 +215,7 @@ class Sleeper:
             self.record.last_sleep_us = (time.monotonic_ns() - began) // 1000
             self._notes.move(Phase.SCALED_DOWN)
             await self._engine.ready(self._subject())
-            if self._image is not None:
-                self._image.sync_later(lambda: self._notes.write(durable=True))
+            self._make_durable()
         if self._wake_wanted or (self.settings.monitor and self._gatekeeper.packets_seen(self._container.id)):
             self.want(self._wake_wanted or "packet")
 
@@ -187,40 +231,26 @@ class Sleeper:
             )
 
     async def _fall_asleep(self) -> None:
-        container, cgroup = self._container, self._cgroup
-        if reason := await container.probes_over():
-            raise Awake(reason)
-        self._engine.prepare(self._subject())
-        before = sockets.snapshot(cgroup.pids())
-        # What listens without being declared is held too: asleep, the kernel would refuse it.
-        listening = before.listening()
-        self._listened = awaited(self.settings.ports, listening)
-        ports = sorted({*self.settings.ports, *listening})
-        wakes = (lambda: self.want("packet")) if self.settings.monitor else None
-        self._gatekeeper.close(container.id, ports, wakes)
-        await cgroup.freeze()
-        if container.init_end.done():  # before the freeze: its pid may be another's by now
-            raise EngineError("its first process has ended")
-        pids = cgroup.pids()
-        frozen = sockets.snapshot(pids)
-        self._gatekeeper.extend(container.id, frozen)
-        self._raise_if_needed(pids)
-        self.record.saved_bytes = resident_bytes(pids)
-        make_private_dirs(self._place.logs)
-        image = self._image = SleepImage.begin(self._place.images, self._identity, self.record.generation)
-        self.record.generation = image.generation
+        descent = Descent(self._bed())
 
-        async def decide(extra: Any) -> bool:
-            self._extra = dict(extra)
-            await image.seal(self._manifest(extra))
-            self._raise_if_needed(pids)
-            self.record.image = image.path
+        def sealed(sleep: Sleep) -> None:
+            self.record.image = sleep.image.path
             self._notes.write(durable=False)
-            return True
 
-        await self._engine.sleep(
-            self._subject(), container.init.pid, image.engine_path, self._place.logs, decide
-        )
+        try:
+            await descent.run(self.record.generation, self._needed, sealed)
+        finally:
+            self._sleep = descent.sleep
+            if descent.sleep is not None:
+                self.record.generation = descent.sleep.image.generation
+                self.record.saved_bytes = descent.saved_bytes
+
+    def _needed(self) -> str:
+        """What has asked for the container to run since it began to fall asleep; "" for nothing."""
+        if self._killed or self._wake_wanted:
+            return "SIGKILL" if self._killed else self._wake_wanted
+        seen = self.settings.monitor and self._gatekeeper.packets_seen(self._container.id)
+        return "a packet" if seen else ""
 
     async def _bury(self) -> None:
         """CRIU has killed the processes frozen: thawed, they die. The cgroup stays, it is runc's."""
@@ -229,17 +259,6 @@ class Sleeper:
         except EngineError as error:
             self._notes.failed("hibernate", error)
         await asyncio.wait({self._container.init_end}, timeout=_DEATH_SECONDS)
-
-    def _raise_if_needed(self, pids: list[int]) -> None:
-        """Raises Awake if anything has come since the gate was closed, or lies unread in the container."""
-        unread = sockets.snapshot(pids).unread()
-        if unread:
-            raise Awake(unread)
-        came = "SIGKILL" if self._killed else self._wake_wanted
-        if came:
-            raise Awake(f"{came} came")
-        if self.settings.monitor and self._gatekeeper.packets_seen(self._container.id):
-            raise Awake("a packet came")
 
     async def _stay_awake(self) -> None:
         """Undoes everything of a sleep that did not come about; if the init really ended, says so."""
@@ -333,17 +352,17 @@ class Sleeper:
 
     async def _restore(self) -> asyncio.Future[Ended]:
         """Restores the image, trying once more if that fails and the image is whole."""
-        image = self._image
-        assert image is not None
+        sleep = self._sleep
+        assert sleep is not None
         for last in (False, True):
-            verified = asyncio.ensure_future(image.verdict())
+            verified = asyncio.ensure_future(sleep.image.verdict())
 
             async def sound(verified: asyncio.Future[str] = verified) -> bool:
                 return await verified == ""
 
             try:
                 pid, end = await self._engine.wake(
-                    self._subject(), image.engine_path, self._place.logs, self._extra, sound
+                    self._subject(), sleep.image.engine_path, self._place.logs, sleep.extra, sound
                 )
                 self._container.init.pid = pid
                 return end
@@ -369,18 +388,15 @@ class Sleeper:
 
     async def _start_fresh(self, cause: Exception) -> asyncio.Future[Ended]:
         """The last resort: the image is put aside for diagnosis, the container starts with empty memory."""
-        image, self._image = self._image, None
-        assert image is not None
+        sleep, self._sleep = self._sleep, None
+        assert sleep is not None
         await self._engine.forget(self._container.id)
         self._cgroup.kill()  # what a restore left half done; runc would wait for it for long
-        try:
-            fate = f"kept in {image.put_aside(str(cause))}"
-        except OSError as error:  # the container must run all the same
-            fate = f"not put aside ({error})"
-        log.error("container %s STARTS FRESH, its memory is %s: %s", self._container.id, fate, cause)
+        fate = aside(sleep.image.path, str(cause))
+        log.error("container %s STARTS FRESH, %s: %s", self._container.id, fate, cause)
         self._notes.failed("fresh start", Exception(f"memory lost to the container, {fate}: {cause}"))
         try:
-            await self._container.recreate()
+            return await start_afresh(self._container, sleep.listened)
         except (EngineError, OSError) as error:
             self._notes.failed("fresh start", error)
             self._notes.move(Phase.RUNNING)
@@ -388,18 +404,11 @@ class Sleeper:
             raise RpcError(
                 Code.INTERNAL, f"container {self._container.id} can neither wake nor start: {error}"
             ) from error
-        end = self._container.children.ended(self._container.init.pid)
-        try:
-            if not await listens_again(self._cgroup, self._listened, end, _FRESH_SECONDS):
-                log.warning("container %s started fresh and does not listen", self._container.id)
-        except GateError as error:
-            self._notes.failed("fresh start", error)
-        return end
 
     async def _settle(self) -> None:
         """What a wake leaves to be done once the container answers again."""
         try:
-            if self._image is not None:  # else it started fresh, and runc knows
+            if self._sleep is not None:  # else it started fresh, and runc knows
                 self._container.runc.adopt(self._container.init.pid)
             if self._held_update is not None:
                 resources, self._held_update = self._held_update, None
@@ -449,10 +458,11 @@ class Sleeper:
         self._open_gate()
         self._drop_image()
         await self._discarding.over()
-        StateRecord.remove(self._place.state)
+        self._notes.forget()
         if not self.record.failures:
             remove_flat(self._place.logs)
         self._place.leave()
+        self._claim.release()
 
     def _subject(self) -> Subject:
         container = self._container
@@ -468,23 +478,14 @@ class Sleeper:
     @property
     def image_bytes(self) -> int:
         """What the image takes on disk; 0 while awake."""
-        return self._image.bytes if self._image is not None else 0
-
-    def _manifest(self, extra: Any) -> images.Facts:
-        return images.Facts(
-            container_id=self._container.id,
-            pod=f"{self._identity.pod_namespace}/{self._identity.pod_name}",
-            generation=self.record.generation,
-            engine=self._engine.name,
-            extra=dict(extra),
-        )
+        return self._sleep.image.bytes if self._sleep is not None else 0
 
     def _drop_image(self) -> None:
         """Forgets the image and has it removed; nobody waits for the disk."""
-        image, self._image = self._image, None
+        sleep, self._sleep = self._sleep, None
         self.record.image = ""
-        if image is not None:
-            self._discarding.begin(image)
+        if sleep is not None:
+            self._discarding.begin(sleep.image)
 
     def _open_gate(self) -> None:
         try:

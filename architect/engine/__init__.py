@@ -8,7 +8,7 @@ container as it was; a restore that fails leaves the image as it was.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from architect.engine.cgroup import Cgroup
 from architect.engine.children import Ended
 from architect.engine.errors import Declined, EngineError, Refused
 
-__all__ = ["Cgroup", "Declined", "Ended", "Engine", "EngineError", "Refused", "Subject"]
+__all__ = ["Adapted", "Cgroup", "Declined", "Ended", "Engine", "EngineError", "Refused", "Subject"]
 
 Decide = Callable[[Mapping[str, Any]], Awaitable[bool]]
 
@@ -34,6 +34,14 @@ class Subject:
     netns: str
     cgroup: Cgroup
     streams: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """What it takes to go on with another container's image: its `extra`, and what some files become."""
+
+    extra: Mapping[str, Any]
+    files: Mapping[str, bytes]
 
 
 class Engine(Protocol):
@@ -76,6 +84,16 @@ class Engine(Protocol):
 
         Before the processes run, `sound()` (is the image what was written?) is awaited; False stops the
         restore. Raises EngineError when it failed: nothing of it runs then.
+        """
+
+    def adapt(
+        self, subject: Subject, pid: int, image: str, extra: Mapping[str, Any], addresses: Collection[str]
+    ) -> Adapted:
+        """What `wake` will need to restore in this container, created and not started, whose first process is
+        `pid`, an image that another one left; nothing is changed.
+
+        `addresses`: those of its pod. Connections that the image holds will come back closed. Raises Refused
+        when it does not fit, OSError.
         """
 
     def cut_short(self, container_id: str) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import stat
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from architect.engine import Decide, Subject, affinity, plan, undumpable, watches
+from architect.engine import Adapted, Decide, Subject, affinity, criu_files, plan, undumpable, watches
 from architect.engine.children import Children, Ended
 from architect.engine.criu import FIRST_FD, Worker, log_tail
 from architect.engine.criu_messages import Notify, RequestType
 from architect.engine.errors import Declined, EngineError, Refused
+from architect.files import read_whole
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +110,25 @@ class CriuEngine:
         except (EngineError, OSError):
             return  # the wake starts one itself, some milliseconds slower, and reports what is wrong then
 
+    def adapt(
+        self, subject: Subject, pid: int, image: str, extra: Mapping[str, Any], addresses: Collection[str]
+    ) -> Adapted:
+        """See `Engine.adapt`: mounts come from elsewhere, sockets are bound to other addresses."""
+        table = plan.mount_table(Path(f"/proc/{pid}/mountinfo").read_text())
+        now = plan.external_mounts(subject.spec, table, subject.cgroup)
+        external = plan.moved_mounts(extra["external"], now)
+        data = read_whole(f"{image}/{criu_files.FILES}", criu_files.MAX_BYTES)
+        try:
+            made_anew = criu_files.remapped(read_whole(f"{image}/{criu_files.REMAPS}", criu_files.MAX_BYTES))
+        except FileNotFoundError:
+            made_anew = set()
+        for file in criu_files.open_files(data):
+            if file.number not in made_anew:
+                _raise_if_lost(file, external)
+        moved = criu_files.readdressed(data, addresses)
+        files = {criu_files.FILES: moved} if moved != data else {}
+        return Adapted({**extra, "external": external, "closed": True}, files)
+
     async def forget(self, container_id: str) -> None:
         """See `Engine.forget`."""
         worker = self._waiting.pop(container_id, None)
@@ -168,6 +189,7 @@ class CriuEngine:
                 pipes={
                     name: _STREAMS + number for name, number in streams.items() if number in subject.streams
                 },
+                closed=bool(extra.get("closed")),
             )
             worker = self._waiting.pop(subject.container_id, None)
             if worker is None or worker.end.done():
@@ -186,6 +208,22 @@ class CriuEngine:
         for refused in affinity.bind(subject.cgroup, extra["processors"]):
             log.warning("container %s: %s", subject.container_id, refused)
         return response.restore.pid, self._children.ended(response.restore.pid)
+
+
+def _raise_if_lost(file: criu_files.OpenFile, external: Mapping[str, str]) -> None:
+    """Raises Refused for an open file on a volume (or in /dev/shm) that is not there any more as it was."""
+    above = [point for point in external if file.path == point or file.path.startswith(f"{point}/")]
+    if not above or external[max(above, key=len)] == plan.MASK:
+        return
+    point = max(above, key=len)
+    try:
+        found = os.stat(external[point] + file.path[len(point) :], follow_symlinks=False)
+    except OSError as error:
+        raise Refused(f"it has {file.path} open, which is lost: {error.strerror}") from error
+    if stat.S_ISREG(found.st_mode) and file.size is not None and file.size != found.st_size:
+        raise Refused(
+            f"it has {file.path} open, which had {file.size} bytes then and has {found.st_size} now"
+        )
 
 
 def _raise_if_unread(pids: list[int]) -> None:

@@ -115,6 +115,20 @@ def external_mounts(spec: Mapping[str, Any], table: Sequence[Mount], cgroup: Cgr
     return external
 
 
+def moved_mounts(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """Where the mounts of an image come from in another container, which has those of `now` from outside.
+
+    Both as `external_mounts` tells them. What `now` has beyond them lies below a mount of theirs: what mounts
+    there are is asked of the specification. Raises Refused.
+    """
+    for point, source in before.items():
+        if point not in now:
+            raise Refused(f"it had something mounted at {point}, and nothing is there now")
+        if (source == MASK) != (now[point] == MASK):
+            raise Refused(f"{point} was masked in one of them only")
+    return {point: now[point] for point in before}
+
+
 def _is_bind(mount: Mapping[str, Any]) -> bool:
     return mount.get("type") == "bind" or bool({"bind", "rbind"} & set(mount.get("options", [])))
 
@@ -196,13 +210,16 @@ def restore_options(
     log_fd: int,
     netns_fd: int,
     pipes: Mapping[str, int],
+    closed: bool,
 ) -> Options:
     """The options of a restore into the pod's living namespaces; `netns_fd` and `pipes` are numbers in the
     CRIU process.
 
     `pipes` maps the names of the dumped standard streams ("pipe:[123]") to descriptors of the same pipes.
+    `closed`: TCP connections come back closed, as in another pod, with another address, they have to.
     """
     options = _common(root)
+    options.tcp_close = closed
     options.images_dir_fd = image_fd
     options.work_dir_fd = log_fd
     options.log_file = "restore.log"

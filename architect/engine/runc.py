@@ -144,6 +144,8 @@ class Runc:
         """
         path = Path(self.root, self.container_id, "state.json")
         try:
+            # While runc's start would have it, runc takes the container for one that was never started.
+            path.with_name("exec.fifo").unlink(missing_ok=True)
             state: dict[str, Any] = json.loads(path.read_text())
             state["init_process_pid"] = pid
             state["init_process_start"] = start_time(pid)

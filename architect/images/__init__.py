@@ -7,13 +7,14 @@
 Everything here blocks on the disk and is meant for worker threads. When an image is made, trusted or given up
 is the caller's decision.
 
-The trap: an image is somebody's memory, and there is no second copy. `sweep` believes what it is told is
-alive.
+The trap: an image is somebody's memory, and there is no second copy.
 """
 
 from __future__ import annotations
 
+from architect.images.adoption import adopt, foreign
 from architect.images.layout import (
+    ROOT,
     Corrupt,
     ImageDir,
     ImageError,
@@ -22,21 +23,25 @@ from architect.images.layout import (
     next_generation,
     quarantine,
     remove,
-    sweep,
     sync,
 )
 from architect.images.manifest import Facts, File, Manifest
 from architect.images.sealing import read_manifest, seal, verify
+from architect.images.sweeping import claim, sweep, tidy
 
 __all__ = [
+    "ROOT",
     "Corrupt",
     "Facts",
     "File",
     "ImageDir",
     "ImageError",
     "Manifest",
+    "adopt",
     "begin",
+    "claim",
     "disk_bytes",
+    "foreign",
     "next_generation",
     "quarantine",
     "read_manifest",
@@ -44,5 +49,6 @@ __all__ = [
     "seal",
     "sweep",
     "sync",
+    "tidy",
     "verify",
 ]

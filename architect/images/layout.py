@@ -1,4 +1,4 @@
-"""Where images lie, and the life of their directories: begun, made durable, put aside, removed, swept.
+"""Where images lie, and the life of their directories: begun, made durable, put aside, removed.
 
 Names come from pods and are checked before they become paths; directories are 0700, links are never followed.
 What is inside an image, and whether it is whole, is `sealing`'s business.
@@ -9,13 +9,15 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from architect.files import make_private_dirs, write_whole
 
+ROOT: Final = "/var/lib/architect/pods"
+"""Where the images of a node are."""
 ENGINE: Final = "criu"
 MANIFEST: Final = "manifest.json"
 QUARANTINED: Final = ".quarantined"
@@ -97,7 +99,7 @@ def begin(root: str, pod_uid: str, container: str, generation: int) -> ImageDir:
     with _directory(root, pod_uid, container) as home:
         if _exists(MANIFEST, image.path):
             raise ImageError(image.path, "exists and is complete; it is not overwritten")
-        _erase(home, str(generation))
+        erase(home, str(generation))
         os.mkdir(str(generation), 0o700, dir_fd=home)
         os.mkdir(f"{generation}/{ENGINE}", 0o700, dir_fd=home)
     return image
@@ -110,7 +112,7 @@ def next_generation(root: str, pod_uid: str, container: str) -> int:
     For a container's first sleep: the shim before may have been killed and have left an image.
     """
     return (
-        max((number for number, _ in _generations(ImageDir(root, pod_uid, container, 0).home)), default=0) + 1
+        max((number for number, _ in generations(ImageDir(root, pod_uid, container, 0).home)), default=0) + 1
     )
 
 
@@ -132,11 +134,11 @@ def quarantine(image: ImageDir, reason: str) -> str:
     """
     aside = f"{image.path}{QUARANTINED}"
     with _directory(image.root, image.pod_uid, image.container) as home:
-        _erase(home, os.path.basename(aside))
+        erase(home, os.path.basename(aside))
         os.rename(str(image.generation), os.path.basename(aside), src_dir_fd=home, dst_dir_fd=home)
-        old = sorted(number for number, kept in _generations(image.home) if kept)[:-KEPT_ASIDE]
+        old = sorted(number for number, kept in generations(image.home) if kept)[:-KEPT_ASIDE]
         for number in old:
-            _erase(home, f"{number}{QUARANTINED}")
+            erase(home, f"{number}{QUARANTINED}")
     text = reason.encode("utf-8", "backslashreplace")[:MAX_REASON]
     write_whole(f"{aside}/{REASON}", text + b"\n", durable=False)
     return aside
@@ -153,7 +155,7 @@ def remove(image: ImageDir) -> None:
         pass  # half-written, or not there at all
     try:
         with _directory(image.root, image.pod_uid, image.container) as home:
-            _erase(home, str(image.generation))
+            erase(home, str(image.generation))
     except FileNotFoundError:
         return
 
@@ -165,34 +167,6 @@ def disk_bytes(image: ImageDir) -> int:
             return _blocks(top, 0) * 512
     except FileNotFoundError:
         return 0
-
-
-def sweep(root: str, live: Mapping[tuple[str, str], Collection[int]]) -> list[str]:
-    """Removes every image that nobody owns and returns the paths removed.
-
-    `live`: (pod uid, container) of every managed container of this node to the generations that are its own,
-    be they complete or being written. A container that is not in `live` loses everything, its state file and
-    quarantined images too; one that is loses its other generations. So call this only when every shim of the
-    node has been heard, and while none is asked to hibernate. Raises ExceptionGroup of the OSErrors met,
-    after having done the rest.
-    """
-    removed: list[str] = []
-    errors: list[OSError] = []
-    for pod_uid in _names(root):
-        for container in _names(f"{root}/{pod_uid}"):
-            owned = live.get((pod_uid, container))
-            home = f"{root}/{pod_uid}/{container}"
-            if owned is None:
-                _try_erase(f"{root}/{pod_uid}", container, removed, errors)
-                continue
-            for number, kept in _generations(home):
-                if not kept and number not in owned:
-                    _try_erase(home, str(number), removed, errors)
-        if not any(uid == pod_uid for uid, _ in live):
-            _try_erase(root, pod_uid, [], errors)
-    if errors:
-        raise ExceptionGroup(f"{len(errors)} images under {root} could not be removed", errors)
-    return removed
 
 
 # ---- directories
@@ -218,7 +192,7 @@ def _exists(name: str, directory: str) -> bool:
     return os.path.lexists(f"{directory}/{name}")
 
 
-def _names(path: str) -> list[str]:
+def names(path: str) -> list[str]:
     """The entries of a directory; none when it is gone or no directory."""
     try:
         return sorted(os.listdir(path)) if not os.path.islink(path) else []
@@ -226,25 +200,13 @@ def _names(path: str) -> list[str]:
         return []
 
 
-def _generations(home: str) -> list[tuple[int, bool]]:
+def generations(home: str) -> list[tuple[int, bool]]:
     """Number, and whether it is quarantined, of each generation in a container's directory."""
-    found = (_GENERATION.fullmatch(name) for name in _names(home))
+    found = (_GENERATION.fullmatch(name) for name in names(home))
     return [(int(match[1]), match[2] is not None) for match in found if match]
 
 
-def _try_erase(directory: str, name: str, removed: list[str], errors: list[OSError]) -> None:
-    try:
-        descriptor = os.open(directory, _DIRECTORY)
-        try:
-            _erase(descriptor, name)
-        finally:
-            os.close(descriptor)
-        removed.append(f"{directory}/{name}")
-    except OSError as error:
-        errors.append(error)
-
-
-def _erase(parent: int, name: str, depth: int = 0) -> None:
+def erase(parent: int, name: str, depth: int = 0) -> None:
     """Removes `name` below directory `parent` and everything in it; a link is removed, not followed."""
     if depth > MAX_DEPTH:
         raise OSError(errno.ELOOP, f"is nested deeper than {MAX_DEPTH} directories", name)
@@ -259,7 +221,7 @@ def _erase(parent: int, name: str, depth: int = 0) -> None:
         return
     try:
         for entry in os.listdir(descriptor):
-            _erase(descriptor, entry, depth + 1)
+            erase(descriptor, entry, depth + 1)
     finally:
         os.close(descriptor)
     os.rmdir(name, dir_fd=parent)

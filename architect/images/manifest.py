@@ -19,12 +19,14 @@ from typing import Any, Final
 
 from architect.untrusted import Unreadable, Value, parse
 
-VERSION: Final = 1
+VERSION: Final = 2
 PIECE: Final = 8 << 20
 MAX_MANIFEST_BYTES: Final = 16 << 20
 MAX_FILES: Final = 1 << 16
 MAX_FILE_BYTES: Final = 1 << 40
 _MAX_TEXT: Final = 4096
+_MAX_PORTS: Final = 1 << 16
+_MAX_PORT: Final = 16
 
 _SHA256: Final = re.compile("[0-9a-f]{64}")
 _FILE: Final = re.compile(r"criu/[A-Za-z0-9_.+-]{1,200}")
@@ -34,8 +36,9 @@ _FILE: Final = re.compile(r"criu/[A-Za-z0-9_.+-]{1,200}")
 class Facts:
     """What the maker of an image knows of it.
 
-    `pod` is "namespace/name"; `versions` names programs ("criu", "runc") and theirs; `spec_digest` and
-    `rootfs_digest` say to what the memory belongs; `extra` is the engine's own, any JSON object.
+    `pod` is "namespace/name"; `versions` names programs ("criu", "runc") and theirs; `conditions` says, by
+    name, how a container has to be that is to go on with this memory; `listening` names the ports that were
+    listened on ("8080/TCP"); `extra` is the engine's own, any JSON object.
     """
 
     container_id: str
@@ -44,8 +47,8 @@ class Facts:
     engine: str
     extra: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
-    spec_digest: str = ""
-    rootfs_digest: str = ""
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    listening: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ def encode(manifest: Manifest) -> bytes:
         "arch": manifest.arch,
         "cpu": manifest.cpu,
         **asdict(manifest.facts),
+        "listening": list(manifest.facts.listening),
         "files": {
             name: {"size": file.size, "sha256": list(file.sha256)} for name, file in manifest.files.items()
         },
@@ -128,11 +132,11 @@ def decode(data: bytes) -> Manifest:
             generation=body.member("generation").integer(),
             engine=_text(body, "engine"),
             extra=body.member("extra").mapping(),
-            versions={
-                k: v.text(limit=_MAX_TEXT) for k, v in body.member("versions").members(limit=64).items()
-            },
-            spec_digest=_text(body, "spec_digest"),
-            rootfs_digest=_text(body, "rootfs_digest"),
+            versions=_texts(body, "versions"),
+            conditions=_texts(body, "conditions"),
+            listening=tuple(
+                port.text(limit=_MAX_PORT) for port in body.member("listening").items(limit=_MAX_PORTS)
+            ),
         ),
         files={
             name: _file(name, entry) for name, entry in body.member("files").members(limit=MAX_FILES).items()
@@ -147,6 +151,10 @@ def _sealed(body: Mapping[str, object]) -> bytes:
 
 def _text(body: Value, name: str) -> str:
     return body.member(name).text(limit=_MAX_TEXT)
+
+
+def _texts(body: Value, name: str) -> dict[str, str]:
+    return {key: value.text(limit=_MAX_TEXT) for key, value in body.member(name).members(limit=64).items()}
 
 
 def _file(name: str, value: Value) -> File:

@@ -54,7 +54,7 @@ def seal(image: ImageDir, facts: Facts, *, threads: int = MAX_THREADS) -> Manife
         created_ns=time.time_ns(),
         kernel=host.release,
         arch=host.machine,
-        cpu=_cpu_features(),
+        cpu=cpu_features(),
         facts=facts,
         files={
             f"{ENGINE}/{name}": File(size, tuple(digests[name, n] for n in range(pieces(size))))
@@ -194,7 +194,7 @@ def _digest(directory: int, name: str, offset: int, length: int, buffer: memoryv
 
 
 @functools.cache
-def _cpu_features() -> str:
+def cpu_features() -> str:
     """A digest of the processor's features as the kernel lists them: an image may use any of them."""
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
         for line in file:

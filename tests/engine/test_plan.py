@@ -67,6 +67,7 @@ def test_a_dump_and_its_restore_agree_on_the_names_of_what_is_external() -> None
         log_fd=4,
         netns_fd=10,
         pipes={},
+        closed=False,
     )
     assert {item.value for item in dump.ext_mnt} == {item.key for item in restore.ext_mnt}
     assert [(item.ns, item.ns_file) for item in restore.join_ns] == [("uts", "/proc/7/ns/uts")]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from architect import images
 from architect.images import Corrupt, Facts, ImageDir, ImageError
-from architect.images.manifest import PIECE, Manifest, decode, encode
+from architect.images.manifest import PIECE, VERSION, Manifest, decode, encode
 from architect.untrusted import Unreadable
 
 LARGE = 2 * PIECE + 12_345
@@ -25,8 +25,8 @@ FACTS = Facts(
     engine="criu",
     extra={"streams": ["pipe:[1]"], "external": {"/etc/hosts": "/var/lib/hosts"}},
     versions={"criu": "4.2.1", "runc": "1.3.6"},
-    spec_digest="aa",
-    rootfs_digest="bb",
+    conditions={"command": "aa", "image": "docker.io/local/web:1"},
+    listening=("53/UDP", "8080/TCP"),
 )
 
 
@@ -164,7 +164,7 @@ DIGEST = "0" * 64
     [
         pytest.param(b"", "is no JSON", id="empty"),
         pytest.param(b"{}", "has no 'manifest'", id="an empty object"),
-        pytest.param(hostile(version=2), "version: is 2", id="a newer version"),
+        pytest.param(hostile(version=VERSION + 1), f"version: is {VERSION + 1}", id="a newer version"),
         pytest.param(hostile(files=[]), "is a list where", id="files in a list"),
         pytest.param(
             hostile(files={"criu/../x": {"size": 0, "sha256": []}}), "no file that", id="a path out"

@@ -104,7 +104,9 @@ def ask_everything(bundle: Bundle) -> None:
         plan.dump_options(
             pid=1, root="/r", netns_inode=5, freezer="/f", external=external, watched=[], **numbers
         )
-        plan.restore_options(root="/r", spaces=spaces, external=external, netns_fd=10, pipes={}, **numbers)
+        plan.restore_options(
+            root="/r", spaces=spaces, external=external, netns_fd=10, pipes={}, closed=False, **numbers
+        )
     settings.pod_identity(bundle.annotations, strict=False)
     with contextlib.suppress(settings.Refused):
         identity = settings.pod_identity(bundle.annotations)

@@ -36,8 +36,9 @@ def test_from_every_phase_the_container_can_end() -> None:
     assert all(Phase.STOPPED in ALLOWED[phase] for phase in Phase if phase is not Phase.STOPPED)
 
 
-def test_sleep_comes_only_after_falling_asleep_and_ends_only_by_waking_or_dying() -> None:
-    assert {old for old in Phase if Phase.SCALED_DOWN in ALLOWED[old]} == {Phase.HIBERNATING, Phase.WAKING}
+def test_sleep_comes_by_falling_asleep_or_from_another_container_and_ends_by_waking_or_dying() -> None:
+    before = {old for old in Phase if Phase.SCALED_DOWN in ALLOWED[old]}
+    assert before == {Phase.CREATED, Phase.HIBERNATING, Phase.WAKING}
     assert ALLOWED[Phase.SCALED_DOWN] == {Phase.WAKING, Phase.STOPPED}
 
 
