@@ -21,7 +21,7 @@ from daemon.containers import Containers
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 CAUSES: Final = ("packet", "exec", "request", "kill", "signal", "update", "pause", "checkpoint")
-OPERATIONS: Final = ("hibernate", "wake", "fresh start", "gate")
+OPERATIONS: Final = ("hibernate", "thaw", "wake", "fresh start", "gate", "kill")
 # The first class with a word that occurs in the reason.
 REASONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("disk_full", ("no space left", "quota")),
@@ -98,9 +98,18 @@ class Metrics:
             "architect_events_dropped", "Events that nobody will read.", registry=self.registry
         )
         self.shims = Gauge("architect_shims", "Shims connected.", registry=self.registry)
+        self._begin()
         build = Gauge("architect_build_info", "Always 1.", ["version"], registry=self.registry)
         build.labels(VERSION).set(1)
         self.registry.register(_Census(containers))
+
+    def _begin(self) -> None:
+        """Shows all labels from the start: of a counter that appears as 1, Prometheus sees no increase."""
+        for cause in (*CAUSES, _OTHER):
+            self.wakes.labels(cause)
+        for operation in (*OPERATIONS, _OTHER):
+            for reason in (*(name for name, _ in REASONS), _OTHER):
+                self.failures.labels(operation, reason)
 
     def changed(self, before: ContainerStatus, now: ContainerStatus) -> None:
         """Counts what happened to a container between two of its statuses."""

@@ -56,6 +56,7 @@ def run(argv: list[str], *, stays: bool = False) -> int:
         "/opt/images": images.directory(),
         "/opt/kubernetes": programs.kubernetes(),
         "/opt/helm": programs.helm(),
+        "/opt/prometheus": programs.prometheus(),
         **shipped.binds(),
     }
     for name in set(recipe.CLUSTER):
@@ -74,7 +75,7 @@ def run(argv: list[str], *, stays: bool = False) -> int:
 
 def _environment() -> dict[str, str]:
     """What a command beside the control plane has in its environment."""
-    path = f"{box.ENVIRONMENT['PATH']}:/opt/kubernetes:/opt/helm"
+    path = f"{box.ENVIRONMENT['PATH']}:/opt/kubernetes:/opt/helm:/opt/prometheus"
     return {**box.ENVIRONMENT, "PATH": path, "KUBECONFIG": "/etc/kubernetes/admin.conf"}
 
 

@@ -1,4 +1,5 @@
-"""Builds a cluster's programs into the cache: Kubernetes and Helm from Go modules, etcd from Debian.
+"""Builds a cluster's programs into the cache: Kubernetes and Helm from Go modules, etcd and Prometheus from
+Debian.
 
 What is built is pinned by the go.mod and go.sum files in kubernetes/, what builds it is the "builder" tree's
 Go; the host needs neither. Each set is a product of its own, so that a new Helm does not build Kubernetes
@@ -23,6 +24,15 @@ nice {go} build -mod=readonly -trimpath -buildvcs=false -ldflags "{flags}" -o /t
 chmod -R u+w /to/build
 rm -rf /to/build
 """
+_PROMETHEUS = """
+cd /to
+apt="apt-get --quiet --option Acquire::Check-Valid-Until=false --option APT::Sandbox::User=root"
+$apt update
+$apt download prometheus
+dpkg-deb --fsys-tarfile prometheus_*.deb | tar --extract --strip-components=3 ./usr/bin/prometheus
+rm prometheus_*.deb
+./prometheus --version
+"""
 
 
 class Unknown(Exception):
@@ -43,6 +53,17 @@ def kubernetes() -> str:
 def helm() -> str:
     """The directory with `helm`, built first if need be."""
     return _product("helm", "helm", with_etcd=False)
+
+
+def prometheus() -> str:
+    """The directory with `prometheus`, unpacked first if need be, without what else its package wants."""
+    key = recipe.digest(os.path.basename(trees.tree("forky")), _PROMETHEUS)
+    return trees.product(f"programs/prometheus-{key}", _unpack_prometheus)
+
+
+def _unpack_prometheus(at: str, log: str) -> None:
+    binds = {at: "/to", "/etc/resolv.conf": "/etc/resolv.conf"}
+    trees.in_tree(trees.tree("forky"), ["/bin/sh", "-euc", _PROMETHEUS], log, binds)
 
 
 def _product(name: str, module: str, *, with_etcd: bool) -> str:

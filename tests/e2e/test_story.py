@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import pytest
@@ -14,10 +14,12 @@ from hack.api import Api, Object
 from hack.nodes import Node
 from tests.e2e import sleepers
 from tests.e2e.conftest import Kubectl, service
-from tests.e2e.sleepers import Sleeper, fetch, never_disturbed, ready_since, sleeping
+from tests.e2e.sleepers import Sleeper, fetch, known_to, never_disturbed, ready_since, sleeping
 
 pytestmark = pytest.mark.usefixtures("architect")
 _NAMES: Final = ("first", "second")
+_SLEEPS: Final = 10
+_HEAP: Final = 60e6
 
 
 @pytest.fixture
@@ -137,37 +139,60 @@ def _attached(namespace: str, pod: Sleeper, node: Node) -> str:
             attached.terminate()
 
 
-def test_its_memory_is_gone_and_its_cpu_counter_never_goes_back(
+@pytest.mark.timeout(600)
+def test_over_ten_sleeps_its_memory_is_gone_each_time_and_its_cpu_counter_never_goes_back(
     pair: list[Sleeper], api: Api, nodes: list[Node]
 ) -> None:
-    for pod in pair:
-        fetch(nodes[0], f"http://{pod.address}:8080/heap?mb=30")
-    used = dict.fromkeys(_NAMES, 0.0)
-    for _ in range(3):
-        for pod in pair:
-            pod.await_asleep()
-        for name, node, pod in zip(_NAMES, nodes, pair, strict=True):
-            seen = _metrics(api, node, pod)
-            assert seen["container_cpu_usage_seconds_total"] >= used[name]
-            used[name] = seen["container_cpu_usage_seconds_total"]
-            fetch(nodes[0], f"http://{pod.address}:8080/")
-    for pod in pair:
-        pod.await_asleep()
+    meters = [_Meter(api, node, pod) for node, pod in zip(nodes, pair, strict=True)]
+    for meter, pod in zip(meters, pair, strict=True):
+        with pod.held_awake():
+            fetch(nodes[0], f"http://{pod.address}:8080/heap?mb=60")
+            meter.await_memory(lambda found: found > _HEAP)
+    for number in range(1, _SLEEPS + 1):
+        for meter, pod in zip(meters, pair, strict=True):
+            assert fetch(nodes[0], f"http://{pod.address}:8080/") == f"{number}\n"
+            meter.began = time.time()
+        for meter in meters:
+            meter.await_memory(lambda found: found < _HEAP / 2)
     for node, pod in zip(nodes, pair, strict=True):
+        assert known_to(node, pod)["sleeps"] >= _SLEEPS
+
+
+class _Meter:
+    """What kubelet's /metrics/resource says of a pod's container, which is one and the same all the time."""
+
+    def __init__(self, api: Api, node: Node, pod: Sleeper) -> None:
+        self._api = api
+        self._node = node
+        self._pod = pod
+        self._cpu = 0.0
+        self._started = 0.0
+        self.began = 0.0
+        """Only what kubelet measured later counts, in Unix time."""
+
+    def await_memory(self, wanted: Callable[[float], bool]) -> None:
+        """Wait until kubelet has measured such a working set."""
         deadline = time.monotonic() + 60
-        while _metrics(api, node, pod)["container_memory_working_set_bytes"] > 25 << 20:
-            assert time.monotonic() < deadline, "kubelet still sees its memory"
-            time.sleep(1)  # kubelet measures every ten seconds, and tells nobody
+        while not (found := self._read()) or not wanted(found):
+            assert time.monotonic() < deadline, f"kubelet still sees {found / 1e6:.0f} MB of {self._pod.name}"
+            time.sleep(0.5)  # kubelet measures from time to time, and tells nobody
 
-
-def _metrics(api: Api, node: Node, pod: Sleeper) -> dict[str, float]:
-    text = api.text(f"/api/v1/nodes/{node.name}/proxy/metrics/resource")
-    mine = [
-        line
-        for line in text.splitlines()
-        if f'container="app",namespace="{pod.namespace}",pod="{pod.name}"' in line
-    ]
-    return {line.partition("{")[0]: float(line.split()[1]) for line in mine}
+    def _read(self) -> float:
+        """The working set; 0 if it has not been measured since."""
+        path = f"/api/v1/nodes/{self._node.name}/proxy/metrics/resource"
+        mine = f'container="app",namespace="{self._pod.namespace}",pod="{self._pod.name}"'
+        rows = [line.split() for line in self._api.text(path).splitlines() if mine in line]
+        found = {row[0].partition("{")[0]: [float(each) for each in row[1:]] for row in rows}
+        if not found:
+            return 0.0
+        cpu, started = (
+            found[f"container_{name}"][0] for name in ("cpu_usage_seconds_total", "start_time_seconds")
+        )
+        assert cpu >= self._cpu
+        assert started == (self._started or started)
+        self._cpu, self._started = cpu, started
+        memory, milliseconds = found["container_memory_working_set_bytes"]
+        return memory if milliseconds / 1000 > self.began else 0.0
 
 
 def test_the_node_can_give_away_what_it_requested(
