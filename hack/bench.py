@@ -1,13 +1,11 @@
 #!/usr/bin/env python3
-"""Measures Architect beside plain runc: prints a table and writes bench.json. Runs in a node (`make bench`).
+"""Measures Architect beside plain runc: writes bench-node.json. Runs in a node (`make bench`).
 
-bench.json, in the directory that the node may write for its caller, is a list of {name, unit, p50, p99, n}.
+The file, in the directory that the node may write for its caller, is a list of {name, unit, p50, p99, n}.
 What is measured and how: bench_times.py, bench_costs.py.
 """
 
 from __future__ import annotations
-
-import os
 
 from hack.bench_costs import costs
 from hack.bench_figures import Figures
@@ -21,8 +19,7 @@ def main() -> None:
     with Cri() as cri:
         times(cri, figures)
         costs(cri, figures)
-    print(figures.table())
-    figures.write(os.path.join(os.environ["ARCHITECT_OUT"], "bench.json"))
+    figures.write("bench-node.json")
 
 
 if __name__ == "__main__":

@@ -5,22 +5,22 @@ The last pods stay until the node ends: that removes them faster than containerd
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from hack.bench_daemon import Door
 from hack.bench_figures import Figures
-from hack.bench_pods import ARCHITECT, RUNC, Sleeper, followed, make_pod, start
-from hack.control import Daemon, await_true
+from hack.bench_pods import ARCHITECT, RUNC, Sleeper, make_pod, start
+from hack.bench_processes import cpu_seconds, pss_of_all, rss
+from hack.control import API, Daemon, await_true
 from hack.cri import Container, Cri
 
 _PODS: Final = 50
 _CONTAINERS: Final = 200
 _AT_A_TIME: Final = 2
 _WATCHED_SECONDS: Final = 30.0
-_MIB: Final = 1 << 20
 _OURS: Final = ("architect-shim", "architect-zygot")  # the kernel keeps 15 bytes of a name
 _WAITING: Final = ("criu",)
 _RUNCS: Final = ("containerd-shim",)
@@ -29,20 +29,20 @@ _RUNCS: Final = ("containerd-shim",)
 def costs(cri: Cri, figures: Figures) -> None:
     """Everything that is measured by what it takes."""
     theirs = _start_all(cri, RUNC, _PODS)
-    figures.add("runc_shim_pss", "MiB/pod", _pss(_RUNCS) / _PODS)
+    figures.add("runc_shim_pss", "MiB/pod", pss_of_all(_RUNCS) / _PODS)
     _in_turns(lambda each: each.pod.remove(), theirs)
     ours = _start_all(cri, ARCHITECT, _PODS)
-    figures.add("shim_pss_awake", "MiB/pod", _pss(_OURS) / _PODS)
+    figures.add("shim_pss_awake", "MiB/pod", pss_of_all(_OURS) / _PODS)
     _hibernate(ours)
-    figures.add("shim_pss_asleep", "MiB/pod", _pss(_OURS) / _PODS)
-    figures.add("waiting_criu_pss", "MiB/pod", _pss(_WAITING) / _PODS)
+    figures.add("shim_pss_asleep", "MiB/pod", pss_of_all(_OURS) / _PODS)
+    figures.add("waiting_criu_pss", "MiB/pod", pss_of_all(_WAITING) / _PODS)
     _in_turns(_wake, ours)
     ours += _start_all(cri, ARCHITECT, _CONTAINERS - _PODS)
     with Daemon() as daemon:
         _watch(daemon, "RUNNING", "daemon_cpu_200_idle", figures)
         _hibernate(ours)
         _watch(daemon, "SCALED_DOWN", "daemon_cpu_200_sleepers", figures)
-        figures.add("daemon_rss", "MiB", _rss(daemon.pid))
+        figures.add("daemon_rss", "MiB", rss(daemon.pid))
 
 
 def _start_all(cri: Cri, runtime: str, count: int) -> list[Container]:
@@ -75,37 +75,11 @@ def _wake(container: Container) -> None:
 
 def _watch(daemon: Daemon, phase: str, name: str, figures: Figures) -> None:
     """CPU seconds per minute of a daemon that has nothing to do, once it knows of everything."""
-    await_true(lambda: followed(phase) == _CONTAINERS, f"the daemon follows {_CONTAINERS} containers")
-    began, before = time.monotonic(), _cpu_seconds(daemon.pid)
+    door = Door(API)
+    await_true(lambda: door.followed(phase) == _CONTAINERS, f"the daemon follows {_CONTAINERS} containers")
+    began, before = time.monotonic(), cpu_seconds(daemon.pid)
     time.sleep(_WATCHED_SECONDS)
-    used, passed = _cpu_seconds(daemon.pid) - before, time.monotonic() - began
-    if followed(phase) != _CONTAINERS:
+    used, passed = cpu_seconds(daemon.pid) - before, time.monotonic() - began
+    if door.followed(phase) != _CONTAINERS:
         raise RuntimeError(f"not all {_CONTAINERS} containers were {phase} throughout")
     figures.add(name, "s/min", used * 60 / passed)
-
-
-def _cpu_seconds(pid: int) -> float:
-    """User and system time of a process (proc_pid_stat(5), fields 14 and 15)."""
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _pss(names: Sequence[str]) -> float:
-    """Proportional memory of all processes with these names, in MiB (proc_pid_smaps(5))."""
-    total = 0
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/comm") as file:
-                if file.read().strip() not in names:
-                    continue
-            with open(f"/proc/{pid}/smaps_rollup") as file:
-                total += next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended meanwhile
-    return total * 1024 / _MIB
-
-
-def _rss(pid: int) -> float:
-    with open(f"/proc/{pid}/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS:")) * 1024 / _MIB

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 import socket
 import time
@@ -17,7 +16,7 @@ from typing import Final, Self
 
 from architect.ttrpc import shim_v1
 from architect.ttrpc.client import Client, Code, RpcError
-from hack.control import API, SECONDS, await_true, shim_socket
+from hack.control import SECONDS, await_true, shim_socket
 from hack.cri import Container, Cri, Pod
 
 PORT: Final = 8080
@@ -44,6 +43,25 @@ def make_pod(cri: Cri, runtime: str) -> Pod:
 def start(pod: Pod, image: str, env: Mapping[str, str] | None = None) -> Container:
     """The container `app` of a pod, started."""
     return pod.start("app", image, ports=[PORT], env=env or {})
+
+
+def first_byte(connection: socket.socket, address: tuple[str, int]) -> float:
+    """Connects a TCP socket to a web server; milliseconds from before the first SYN to the first byte of an
+    answer. Returns when the server has closed too: an open end would be activity to the next sleep. Raises
+    OSError.
+    """
+    connection.settimeout(SECONDS)
+    began = time.perf_counter()
+    connection.connect(address)
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+    data = connection.recv(1)
+    took = (time.perf_counter() - began) * 1e3
+    if data != b"H":
+        raise ConnectionError(f"{address} answered {data!r}")
+    connection.shutdown(socket.SHUT_WR)
+    while connection.recv(4096):
+        pass
+    return took
 
 
 class Sleeper:
@@ -82,17 +100,8 @@ class Sleeper:
 
     def first_byte(self) -> float:
         """Milliseconds from before the first SYN to the first byte of an answer. Raises OSError."""
-        began = time.perf_counter()
-        with socket.create_connection((self.address, PORT), timeout=SECONDS) as connection:
-            connection.sendall(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
-            data = connection.recv(1)
-            took = (time.perf_counter() - began) * 1e3
-            if data != b"H":
-                raise ConnectionError(f"{self.address} answered {data!r}")
-            connection.shutdown(socket.SHUT_WR)
-            while connection.recv(4096):
-                pass  # until the server has closed too: an open end would be activity to the next sleep
-        return took
+        with socket.socket() as connection:
+            return first_byte(connection, (self.address, PORT))
 
     def image(self) -> str:
         """The directory of its newest image. Raises FileNotFoundError when it has none."""
@@ -139,14 +148,3 @@ class Sleeper:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def followed(phase: str) -> int:
-    """How many managed containers the daemon knows to be in `phase`."""
-    with socket.socket(socket.AF_UNIX) as line:
-        line.settimeout(SECONDS)
-        line.connect(API)
-        line.sendall(b"GET /v1/containers HTTP/1.0\r\n\r\n")
-        answer = b"".join(iter(lambda: line.recv(1 << 16), b""))
-    body = json.loads(answer.partition(b"\r\n\r\n")[2])
-    return sum(1 for each in body["containers"] if each["managed"] and each["state"] == phase)

@@ -7,12 +7,13 @@ offer is skipped and said so; when none ran, that is a failure.
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
 
+import bench_figures
 import box
 import cluster
 import footprint
@@ -110,10 +111,21 @@ def _in_machine(argv: list[str]) -> dict[str, str]:
 
 
 def _bench() -> dict[str, str]:
-    outcome = _step("bench", recipe.FLAVOURS["forky-v1"], ["python3", "hack/bench.py"])
-    if outcome.startswith("passed"):
-        shutil.copyfile(os.path.join(recipe.OUT, "bench.json"), os.path.join(recipe.CHECKOUT, "bench.json"))
-    return {"bench": outcome}
+    """On a node, then on a cluster: one table, and one bench.json when neither failed."""
+    node, cluster_ = "bench on a node", "bench on a cluster"
+    results = {
+        node: _step(node, recipe.FLAVOURS["forky-v1"], ["python3", "hack/bench.py"]),
+        cluster_: _cluster_step(cluster_, ["python3", "hack/bench_cluster.py"]),
+    }
+    rows: list[bench_figures.Row] = []
+    for title, file_name in ((node, "bench-node.json"), (cluster_, "bench-cluster.json")):
+        if results[title].startswith("passed"):
+            with open(os.path.join(recipe.OUT, file_name), encoding="utf-8") as file:
+                rows += json.load(file)
+    print(bench_figures.table(rows))
+    if not any(outcome.startswith("FAILED") for outcome in results.values()):
+        bench_figures.write(os.path.join(recipe.CHECKOUT, "bench.json"), rows)
+    return results
 
 
 def _demo() -> dict[str, str]:
