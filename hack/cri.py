@@ -18,6 +18,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -66,14 +67,25 @@ class Cri:
         service: str = "RuntimeService",
         seconds: float = SECONDS,
     ) -> T:
-        """Call `method` of `service` and return its decoded `response`. Raises grpc.RpcError."""
+        """Call `method` of `service` and return its decoded `response`. Raises grpc.RpcError.
+
+        Waits, as kubelet does, for a containerd that has just started: it answers before it can serve.
+        """
         unary = self._channel.unary_unary(
             f"/runtime.v1.{service}/{method}",
             request_serializer=codec.encode,
             response_deserializer=lambda data: codec.decode(response, data),
         )
-        answer: T = unary(request, timeout=seconds, wait_for_ready=True)
-        return answer
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                answer: T = unary(request, timeout=deadline - time.monotonic(), wait_for_ready=True)
+            except grpc.RpcError as error:
+                if "not initialized yet" not in str(error.details()) or time.monotonic() > deadline:
+                    raise
+                time.sleep(_TICK)
+            else:
+                return answer
 
     def await_image(self, image: str) -> None:
         """Wait until the CRI knows `image`. Raises TimeoutError."""
@@ -251,13 +263,13 @@ class Pod:
         details: dict[str, Any] = json.loads(answer.info["info"])
         return details
 
-    @property
+    @cached_property
     def addresses(self) -> tuple[str, ...]:
-        """The pod's addresses: IPv4, then IPv6."""
+        """The pod's addresses: IPv4, then IPv6. Asked for once: they stay, containerd may not."""
         network = self.status().network
         return (network.ip, *(each.ip for each in network.additional_ips)) if network else ()
 
-    @property
+    @cached_property
     def netns(self) -> str:
         """Path of the pod's network namespace."""
         namespaces = self.info()["runtimeSpec"]["linux"]["namespaces"]
