@@ -23,7 +23,7 @@ from hack.cri import Container, Cri
 from shim import tries
 from shim.serve import CRIU_PATHS
 from tests.node.asking import CONTAINERD_LOG, PODS, explain, get, images_of, processes_named
-from tests.node.conftest import MakePod, Run, managed
+from tests.node.conftest import Run
 from tests.node.test_packets import hibernate_when_quiet
 
 STATE = PODS.parent
@@ -373,22 +373,6 @@ def test_after_a_killed_shim_nothing_is_left_but_the_image(run: Run, cri: Cri, d
     app.pod.remove()
     assert mounts_of(*ids) == []
     await_true(lambda: not explain(app), "the daemon has forgotten it")
-
-
-def test_a_pod_can_be_made_again_after_its_shim_was_killed(run: Run, make_pod: MakePod) -> None:
-    app = run()
-    get(app)
-    hibernate_when_quiet(app)
-    os.kill(describe(app.pod).shim_pid, signal.SIGKILL)
-    await_true(lambda: app.status().state == 2, "containerd knows that the container has ended")
-    app.pod.stop()
-    again = make_pod(app.pod.name, uid=app.pod.uid, attempt=1, annotations=managed("app")).start(
-        "app", "web", ports=[8080], restarts=1
-    )
-    again.await_line("listening")
-    assert get(again) == "1"
-    hibernate_when_quiet(again)
-    assert get(again) == "2"
 
 
 def restart_containerd() -> None:
