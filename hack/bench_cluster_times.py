@@ -67,7 +67,8 @@ def _wakes(api: Api, namespace: str, node: Node, other: Node, figures: Figures) 
 
 def _woken(pod: Sleeper, node: Node, other: Node, address: _Address) -> float:
     """Milliseconds to the first byte of a sleeper of whose sleep the cluster has been told."""
-    pod.await_awake()
+    pod.await_label("RUNNING")
+    pod.await_requests(LIMITS["requests"])
     hibernate(daemon_of(node), pod)
     pod.await_asleep()
     return _first_byte(other, address)

@@ -1,10 +1,14 @@
 """Where shims are found, and their version: what the command line knows without importing anything."""
 
+from os import unlink
+
 VERSION = "0.1.0"
 RUN_DIR = "/run/architect"
 SHIM_DIR = RUN_DIR + "/shims"
 SANDBOX_ID = "io.kubernetes.cri.sandbox-id"
 """The annotation by which containerd's CRI names the pod of a container; a sandbox names itself."""
+DELETED = "architect-deleted"
+"""The file in a bundle with the answer to `delete`, when a shim has removed all else of the container."""
 _SUN_PATH_MAX = 107
 
 
@@ -17,6 +21,16 @@ def plain(value: str) -> str:
     if not value or not all(c.isalnum() or c in "_.-" for c in value) or value.startswith("."):
         raise Usage(f"{value[:80]!r} is no id or namespace")
     return value
+
+
+def remove_sockets(namespace: str, group: str) -> None:
+    """Removes the sockets that a shim which is gone may have left. Raises OSError."""
+    path = socket_path(namespace, group)
+    for stale in (path, path.removesuffix(".sock") + ".gate"):
+        try:
+            unlink(stale)
+        except FileNotFoundError:
+            continue
 
 
 def socket_path(namespace: str, group: str) -> str:

@@ -15,7 +15,7 @@ from architect.ttrpc import containerd, runtime_info
 from architect.ttrpc.codec import DecodeError, decode, encode
 from architect.ttrpc.rpc import RpcError
 from shim import mounts
-from shim.address import SANDBOX_ID, VERSION, socket_path
+from shim.address import DELETED, SANDBOX_ID, VERSION, remove_sockets
 from shim.bundle import RUNC_ROOT, Bundle, runtime_options, safe_id
 
 RUNTIME_FILE = "architect-runtime.json"
@@ -74,6 +74,12 @@ def remember_runtime(bundle: str, binary: str, root: str) -> None:
         json.dump({"binary": binary, "root": root}, file)
 
 
+def remember_deleted(bundle: str) -> None:
+    """Leaves in the bundle what `delete` will answer: a shim has removed all else. Raises OSError."""
+    with open(os.path.join(bundle, DELETED), "wb") as file:
+        file.write(_answer(bundle))
+
+
 def delete(namespace: str, container_id: str, bundle: str) -> bytes:
     """Removes what a dead shim left of a container; an encoded DeleteResponse saying it was killed.
 
@@ -103,10 +109,11 @@ def delete(namespace: str, container_id: str, bundle: str) -> bytes:
         print(f"{binary} could not delete {container_id}: {error.strerror}", file=sys.stderr)
     mounts.unmount(os.path.join(bundle, "rootfs"))
     _open_gate(container_id, bundle)
-    path = socket_path(namespace, container_id)
-    for stale in (path, path.removesuffix(".sock") + ".gate"):
-        if os.path.lexists(stale):
-            os.unlink(stale)
+    remove_sockets(namespace, container_id)
+    return _answer(bundle)
+
+
+def _answer(bundle: str) -> bytes:
     response = containerd.DeleteResponse(
         pid=_init_pid(bundle),
         exit_status=128 + signal.SIGKILL,

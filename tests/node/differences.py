@@ -54,5 +54,6 @@ FILES: Final[Mapping[str, str]] = {
     "runtime": "the same",
     "e1.pid": "the pid of an exec that nobody deleted, under its name",
     "exec-e1.pid": "the same; ours, where no exec can be called `init`",
+    "architect-deleted": "what ours will answer to `delete`, which containerd calls for every container",
     "architect-runtime.json": "ours does, when they name another runc or root",
 }

@@ -80,8 +80,9 @@ Each row is a container of `tests/node/holds/` that sleeps and wakes, mostly twi
 has kept what it held, or is asked to sleep, runs on, and says why. Written by
 `python3 -m tests.node.test_what_criu_can`, and checked by that test.
 
-After a reboot of its node a sleeper has all of it but connections, which come back closed, files of `/dev/shm` and of other
-memory (open ones mean a fresh start), and the pod's own semaphores and message queues.
+After a reboot of its node a sleeper has all of it but connections, which come back closed, files of
+`/dev/shm` and of other memory (open ones mean a fresh start), and the pod's own semaphores and message
+queues.
 """
 UNCONFINED = m.SecurityProfile(m.Profile.UNCONFINED)
 

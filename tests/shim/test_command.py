@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from architect.ttrpc import containerd
+from architect.ttrpc.codec import decode
 from shim.address import Usage, socket_path
 from shim.command import parse
+from shim.offline import remember_deleted
 from shim.post import read
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +28,21 @@ FOREIGN = {
     "rich",
     "yaml",
 }
+
+SLOW = {
+    "asyncio",
+    "subprocess",
+    "dataclasses",
+    "logging",
+    "pathlib",
+    "ctypes",
+    "typing",
+    "re",
+    "json",
+    "socket",
+    "enum",
+}
+"""What takes longer to import than containerd should wait for a shim's command."""
 
 
 @pytest.mark.parametrize(
@@ -104,6 +122,17 @@ def test_a_hostile_id_is_refused_by_delete_in_a_sentence(tmp_path: Path, contain
     assert "Traceback" not in ended.stderr
 
 
+def test_delete_says_what_the_shim_has_left_and_imports_next_to_nothing(tmp_path: Path) -> None:
+    remember_deleted(str(tmp_path))
+    python = [sys.executable, "-IS", "-X", "importtime"]
+    argv = [*python, str(PROGRAM), "-namespace", "k8s.io", "-id", "a", "delete"]
+    ended = subprocess.run(argv, cwd=tmp_path, capture_output=True, timeout=30, check=True)
+    answer = decode(containerd.DeleteResponse, ended.stdout)
+    assert (answer.pid, answer.exit_status) == (0, 137)
+    assert b" shim.address" in ended.stderr
+    assert not [name for name in SLOW if f" {name}\n".encode() in ended.stderr]
+
+
 def _modules(statement: str) -> set[str]:
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {statement}; print(' '.join(sys.modules))"
     argv = [sys.executable, "-IS", "-c", code]
@@ -112,19 +141,7 @@ def _modules(statement: str) -> set[str]:
 
 def test_starting_a_shim_imports_next_to_nothing() -> None:
     loaded = _modules("import shim.command")
-    assert not loaded & {
-        "asyncio",
-        "subprocess",
-        "dataclasses",
-        "logging",
-        "pathlib",
-        "ctypes",
-        "typing",
-        "re",
-        "json",
-        "socket",
-        "enum",
-    }
+    assert not loaded & SLOW
 
 
 def test_the_serving_shim_imports_the_standard_library_only_and_no_tls() -> None:
