@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What `make` runs: lint, test, test-vm, bench, demo; each in throw-away nodes, with one closing table.
 
-Every step runs even when one before it failed; the exit status is 1 then. A flavour that this host cannot
-offer is skipped and said so; when none ran, that is a failure.
+The exit status is 1 when a step failed. A flavour that this host cannot offer is skipped and said so; when
+none ran, that is a failure.
 """
 
 from __future__ import annotations
@@ -10,19 +10,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
-from collections.abc import Callable
 
 import bench_figures
 import box
 import cluster
 import footprint
-import images
-import programs
 import recipe
-import shipped
-import trees
-import vm
+import steps
+from steps import Step
 
 _QUIET = ["-p", "no:cacheprovider"]
 _SHOWN = 20
@@ -38,7 +33,7 @@ _ROWS_IN_MACHINE = (
     "sockets-sctp_socket",
 )
 _HOST_SCRIPTS = [
-    *("node.py", "cluster.py", "check.py", "footprint.py", "vm.py"),
+    *("node.py", "cluster.py", "check.py", "footprint.py", "steps.py", "vm.py"),
     *("init.py", "cluster_node.py", "services.py", "vm_init.py", "node_tree.py", "shipped.py"),
 ]
 _IN_MACHINE = [
@@ -65,11 +60,7 @@ def main() -> int:
         print(f"usage: check.py {'|'.join(checks)}", file=sys.stderr)
         return 2
     before = footprint.take()
-    try:
-        results = checks[verb]()
-    except (trees.BuildFailed, programs.Unknown, TimeoutError) as error:
-        print(f"check.py: {error}", file=sys.stderr)
-        return 1
+    results = checks[verb]()
     results["nothing left behind"] = _judged(footprint.remains(before, footprint.take()))
     print()
     for name, outcome in results.items():
@@ -80,46 +71,43 @@ def main() -> int:
 
 
 def _lint() -> dict[str, str]:
-    forky = recipe.FLAVOURS["forky-v1"] if _offered("forky-v1") else recipe.FLAVOURS["forky-v2"]
-    return {name: _step(name, forky, argv, node=False) for name, argv in _LINT.items()}
+    return steps.in_turn([_on_node(name, _first(), argv, "--bare") for name, argv in _LINT.items()])
 
 
 def _test() -> dict[str, str]:
-    first = next((name for name in recipe.TESTED if _offered(name)), recipe.TESTED[0])
-    argv = ["pytest", *_QUIET, "tests", *(f"--ignore=tests/{part}" for part in ("node", "e2e", "deploy"))]
-    results = {"unit tests": _step("unit tests", recipe.FLAVOURS[first], argv)}
+    """Two at a time: most of what tests take is waiting, for disks, for the kernel, for time to pass."""
+    unit = ["pytest", *_QUIET, "tests", *(f"--ignore=tests/{part}" for part in ("node", "e2e", "deploy"))]
+    on_cluster = ["pytest", *_QUIET, "tests/deploy", "tests/e2e", "tests/kube"]
+    nodes = []
     for name in recipe.TESTED:
-        title = f"node tests {name}"
-        results[title] = _step(title, recipe.FLAVOURS[name], ["pytest", *_QUIET, "tests/node"])
-    title = f"cluster tests {recipe.KUBERNETES}"
-    results[title] = _cluster_step(title, ["pytest", *_QUIET, "tests/deploy", "tests/e2e", "tests/kube"])
-    return results | _in_machine(_SHORT_IN_MACHINE)
+        chosen = [] if name == _first() else ["-m", "not same_everywhere"]
+        argv = ["pytest", *_QUIET, *chosen, "tests/node"]
+        nodes.append(_on_node(f"node tests {name}", name, argv, "--shipped"))
+    found = [
+        *nodes,
+        _on_cluster(f"cluster tests {recipe.KUBERNETES}", on_cluster),
+        _on_node("unit tests", _first(), unit, "--shipped"),
+        _in_machine(_SHORT_IN_MACHINE),
+    ]
+    return steps.side_by_side(found, 2)
 
 
 def _test_vm() -> dict[str, str]:
     # Long runs are left out: in there, everything takes ten times as long.
-    return _in_machine(["-k", "not 200_cycles and not 500_connections", *_IN_MACHINE])
-
-
-def _in_machine(argv: list[str]) -> dict[str, str]:
-    argv = ["pytest", *_QUIET, "--timeout=600", *argv]
-    print(f"\n--- {' '.join(argv)}", flush=True)
-    started = time.monotonic()
-    status = vm.run(argv)
-    outcome = "passed" if status == 0 else f"FAILED (exit status {status})"
-    return {"tests on a stock kernel": f"{outcome}, {time.monotonic() - started:.0f} s"}
+    return steps.in_turn([_in_machine(["-k", "not 200_cycles and not 500_connections", *_IN_MACHINE])])
 
 
 def _bench() -> dict[str, str]:
     """On a node, then on a cluster: one table, and one bench.json when neither failed."""
-    node, cluster_ = "bench on a node", "bench on a cluster"
-    results = {
-        node: _step(node, recipe.FLAVOURS["forky-v1"], ["python3", "hack/bench.py"]),
-        cluster_: _cluster_step(cluster_, ["python3", "hack/bench_cluster.py"]),
-    }
+    results = steps.in_turn(
+        [
+            _on_node("bench on a node", "forky-v1", ["python3", "hack/bench.py"]),
+            _on_cluster("bench on a cluster", ["python3", "hack/bench_cluster.py"]),
+        ]
+    )
     rows: list[bench_figures.Row] = []
-    for title, file_name in ((node, "bench-node.json"), (cluster_, "bench-cluster.json")):
-        if results[title].startswith("passed"):
+    for outcome, file_name in zip(results.values(), ("bench-node.json", "bench-cluster.json"), strict=True):
+        if outcome.startswith("passed"):
             with open(os.path.join(recipe.OUT, file_name), encoding="utf-8") as file:
                 rows += json.load(file)
     print(bench_figures.table(rows))
@@ -129,34 +117,27 @@ def _bench() -> dict[str, str]:
 
 
 def _demo() -> dict[str, str]:
-    name = next((name for name in recipe.TESTED if _offered(name)), recipe.TESTED[0])
-    return {"demo": _step("demo", recipe.FLAVOURS[name], ["python3", "hack/demo.py"])}
+    return steps.in_turn([_on_node("demo", _first(), ["python3", "hack/demo.py"])])
 
 
-def _offered(name: str) -> bool:
-    return not box.obstacle(recipe.FLAVOURS[name])
+def _first() -> str:
+    """The first flavour that this host offers."""
+    offered = [name for name in recipe.TESTED if not box.obstacle(recipe.FLAVOURS[name])]
+    return offered[0] if offered else recipe.TESTED[0]
 
 
-def _step(title: str, flavour: recipe.Flavour, argv: list[str], *, node: bool = True) -> str:
-    obstacle = box.obstacle(flavour)
-    if obstacle:
-        return f"skipped: {obstacle}"
-    loaded = images.directory() if node else ""
-    contents = box.Contents({"/opt/images": loaded, **shipped.binds()}) if node else None
-    return _timed(title, argv, lambda: box.run(flavour, argv, images=loaded, contents=contents))
+def _on_node(title: str, flavour: str, argv: list[str], *switches: str) -> Step:
+    command = ["node.py", "run", *switches, flavour, "--", *argv]
+    return Step(title, command, box.obstacle(recipe.FLAVOURS[flavour]))
 
 
-def _cluster_step(title: str, argv: list[str]) -> str:
-    obstacle = cluster.obstacle()
-    return f"skipped: {obstacle}" if obstacle else _timed(title, argv, lambda: cluster.run(argv))
+def _on_cluster(title: str, argv: list[str]) -> Step:
+    return Step(title, ["cluster.py", "run", "--", *argv], cluster.obstacle())
 
 
-def _timed(title: str, argv: list[str], run: Callable[[], int]) -> str:
-    print(f"\n--- {title}: {' '.join(argv)}", flush=True)
-    started = time.monotonic()
-    status = run()
-    outcome = "passed" if status == 0 else f"FAILED (exit status {status})"
-    return f"{outcome}, {time.monotonic() - started:.0f} s"
+def _in_machine(argv: list[str]) -> Step:
+    pytest = ["pytest", *_QUIET, "--timeout=600", *argv]
+    return Step("tests on a stock kernel", ["vm.py", "run", "--", *pytest])
 
 
 def _judged(found: list[str]) -> str:

@@ -74,6 +74,19 @@ LACKING = {"another_user": "rlimit"}
 ONCE = {"many_processes"}
 """Rows that sleep once: they take long."""
 
+NODE_DECIDES = {
+    # How it is frozen, limited and counted: its cgroups, of either version.
+    *("threads_on_futexes", "stopped_child", "traced_child", "sleeping_in_the_kernel", "limits", "affinity"),
+    *("clocks", "processor_time", "out_of_memory_score", "memory_of_all_kinds"),
+    # What containerd and runc give it: its environment, root, mounts and devices, who may connect to it.
+    *("environment", "umask_and_directory", "terminal_of_its_own", "own_user_namespace", "odd_files"),
+    *("posix_shared_memory", "system_v_shared_memory", "message_queue", "root_files", "watched_files"),
+    *("mounts_from_outside", "watched_volume", "io_uring", "unix_named", "unix_to_another_container"),
+    *("tcp_listener", "tcp_connection", "udp_socket"),
+}
+"""With what a row of WANTED asks for: rows on which flavours of nodes may differ. The others are decided by
+kernel and CRIU alone, which flavours share."""
+
 HEAD = """# What a container may hold and still sleep
 
 Each row is a container of `tests/node/holds/` that sleeps and wakes, mostly twice, and then proves that it
@@ -246,7 +259,13 @@ def capable() -> bool:
 CASES = [(each.__name__.rsplit(".", 1)[-1], row) for each in MODULES.values() for row in rows(each)]
 
 
-@pytest.mark.parametrize(("module", "name"), CASES)
+def case(module: str, name: str) -> Any:
+    """A row as a parameter; it is asked of one flavour only if all would answer the same."""
+    marks = [] if name in NODE_DECIDES | WANTED.keys() else [pytest.mark.same_everywhere]
+    return pytest.param(module, name, marks=marks)
+
+
+@pytest.mark.parametrize(("module", "name"), [case(*each) for each in CASES])
 def test_what_it_holds_is_kept_asleep_or_it_runs_on_and_says_why(
     rows_of: Rows, volumes: list[m.Mount], tmp_path: Path, module: str, name: str
 ) -> None:
@@ -271,7 +290,7 @@ def test_the_table_in_the_docs_is_what_is_proved_here() -> None:
 
 def table() -> str:
     """The text of shim/WHAT-SLEEPS.md."""
-    assert {*STAYS_AWAKE, *LOST, *WANTED} <= {name for _, name in CASES}
+    assert {*STAYS_AWAKE, *LOST, *WANTED, *NODE_DECIDES} <= {name for _, name in CASES}
     text = HEAD
     for title, module in MODULES.items():
         text += (
