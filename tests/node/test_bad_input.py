@@ -19,6 +19,7 @@ from tests.node.conftest import PREFIX, Run
 SEED = 20_260_117
 
 
+@pytest.mark.same_everywhere
 @pytest.mark.parametrize(
     ("key", "value", "why"),
     [

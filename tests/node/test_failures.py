@@ -326,6 +326,7 @@ def test_a_sleeper_that_cannot_be_woken_can_be_ended(run: Run) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.same_everywhere
 def test_when_no_restore_works_for_long_it_starts_fresh_and_its_image_is_kept(run: Run) -> None:
     app = run()
     assert get(app) == "1"
