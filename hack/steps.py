@@ -7,6 +7,7 @@ and no threads, since the kernel sends its signal when the thread that started a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import select
@@ -48,7 +49,7 @@ def in_turn(steps: Sequence[Step]) -> dict[str, str]:
             outcomes[step.title] = f"skipped: {step.obstacle}"
             continue
         print(step, flush=True)
-        with _Running(step) as running:
+        with contextlib.closing(_Running(step)) as running:
             outcomes[step.title] = running.outcome()
     return outcomes
 
@@ -64,7 +65,7 @@ def side_by_side(steps: Sequence[Step], number: int) -> dict[str, str]:
                 begun = _Running(waiting.pop(0), shown=False)
                 running[begun.pidfd] = begun
             for pidfd in select.select(list(running), [], [])[0]:
-                with running.pop(pidfd) as ended:
+                with contextlib.closing(running.pop(pidfd)) as ended:
                     outcomes[ended.step.title] = ended.outcome()
     finally:
         for each in running.values():
@@ -107,9 +108,3 @@ class _Running:
         self._process.kill()
         self._process.wait()
         os.close(self.pidfd)
-
-    def __enter__(self) -> _Running:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
