@@ -40,9 +40,10 @@ ENVIRONMENT = {
     "ARCHITECT_OUT": "/out",
     "CONTAINERD_ADDRESS": "/run/containerd/containerd.sock",
     "GRPC_ENABLE_FORK_SUPPORT": "0",  # tests start processes; its fork handlers only complain about that
-    "HYPOTHESIS_STORAGE_DIRECTORY": "/var/cache/tools/hypothesis",
-    "MYPY_CACHE_DIR": "/var/cache/tools/mypy",
-    "RUFF_CACHE_DIR": "/var/cache/tools/ruff",
+    # Each checkout's own: under one name, the files of two would be taken for each other.
+    "HYPOTHESIS_STORAGE_DIRECTORY": "/out/.cache/hypothesis",
+    "MYPY_CACHE_DIR": "/out/.cache/mypy",
+    "RUFF_CACHE_DIR": "/out/.cache/ruff",
 }
 
 
@@ -196,10 +197,7 @@ def enter(name: str) -> None:
     )  # writable for byte code; the checkout stays as it is
     mounts.bind_at(source, root + SOURCE)
     mounts.bind_at(plan["venv"], root + "/opt/venv", read_only=True)
-    tools = recipe.CACHE + "/tools"
-    for directory in (tools, recipe.OUT):
-        os.makedirs(directory, exist_ok=True)
-    mounts.bind_at(tools, root + "/var/cache/tools")
+    os.makedirs(recipe.OUT, exist_ok=True)
     mounts.bind_at(recipe.OUT, root + "/out")
     for target, place in plan["binds"].items():
         mounts.bind_at(place, root + target, read_only=target not in plan["writable"])
