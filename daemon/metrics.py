@@ -21,12 +21,12 @@ from daemon.containers import Containers
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 CAUSES: Final = ("packet", "exec", "request", "kill", "signal", "update", "pause", "checkpoint")
-OPERATIONS: Final = ("hibernate", "thaw", "wake", "fresh start", "gate", "kill")
+OPERATIONS: Final = ("hibernate", "thaw", "wake", "fresh start", "gate", "kill", "room")
 # The first class with a word that occurs in the reason.
 REASONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("disk_full", ("no space left", "quota")),
     ("deadline", ("deadline", "timed out", "took longer", "no answer in")),
-    ("memory", ("out of memory", "cannot allocate")),
+    ("memory", ("out of memory", "cannot allocate", "of memory and the node has")),
     ("image", ("image", "digest", "manifest")),
     ("gate", ("gate", "netlink", "nftables", "queue")),
     ("engine", ("criu", "runc", "dump", "restore")),

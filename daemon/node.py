@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from architect.room import Room
 from architect.states import Phase
 from architect.ttrpc.shim_v1 import ContainerStatus
 from daemon.audience import Audience, Nobody
@@ -13,7 +14,6 @@ from daemon.held import Queue
 from daemon.idle import watched_ports
 from daemon.kubernetes.happenings import refused
 from daemon.metrics import Metrics
-from daemon.room import Room
 from daemon.shim import ShimConnection
 from daemon.sleeping import Sleeping
 from daemon.supervision import Tasks

@@ -17,13 +17,13 @@ from typing import Final
 from aiohttp import web
 
 from architect.files import make_private_dirs
+from architect.room import Room
 from daemon import VERSION
 from daemon.api import metrics_app, people_app, private_socket
 from daemon.arguments import Settings
 from daemon.discovery import Discovery
 from daemon.held import Queue
 from daemon.node import Node
-from daemon.room import Room
 from daemon.supervision import Tasks
 from daemon.sweeping import Sweeping
 from daemon.traffic import Kernel

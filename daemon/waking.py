@@ -11,12 +11,12 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from architect.room import NoRoom, Room
 from architect.states import Phase
 from architect.ttrpc.client import Code, RpcError
 from architect.ttrpc.shim_v1 import ContainerStatus
 from daemon.containers import Container
 from daemon.metrics import Metrics
-from daemon.room import NoRoom, Room
 from daemon.supervision import Tasks
 
 FIRST_RETRY_SECONDS: Final = 0.1

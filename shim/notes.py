@@ -70,6 +70,11 @@ class Notes:
         log.warning("%s of container %s: %s", operation, self._record.container_id, error)
         self._record.failed(operation, str(error), time.time_ns())
 
+    def refused(self, error: Exception) -> None:
+        """A wake is not even tried, for the node's sake. Told at once: no change of phase will tell it."""
+        self.failed("room", error)
+        self._changed()
+
     def active(self) -> None:
         """The container was used just now."""
         self._record.active_ns = time.time_ns()

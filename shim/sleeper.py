@@ -79,7 +79,7 @@ class Sleeper:
         self._held_update: bytes | None = None
         self._shares = limits.shares(container.bundle.spec)
         self.record = StateRecord(container_id=container.id)
-        self._notes = Notes(self.record, place.state, changed)
+        self.notes = Notes(self.record, place.state, changed)
 
     @property
     def _cgroup(self) -> Cgroup:
@@ -97,18 +97,18 @@ class Sleeper:
         """The init runs, or sleeps as if it did."""
         if self.phase is Phase.CREATED:
             self.record.started_ns = self.record.active_ns = time.time_ns()
-            self._notes.move(Phase.RUNNING)
+            self.notes.move(Phase.RUNNING)
 
     def stopped(self) -> None:
         """The container has ended for good: its gate opens, so that packets meet the truth."""
         self._tries.over()
         self._open_gate()
-        self._notes.move(Phase.STOPPED)
+        self.notes.move(Phase.STOPPED)
         self._claim.release()
 
     def exec_ended(self) -> None:
         """An exec has ended: that counts as activity up to now."""
-        self._notes.active()
+        self.notes.active()
 
     def take_end(self, ended: Ended) -> bool:
         """Whether the end of the init's processes is part of falling asleep; a real end is not ours to keep.
@@ -132,7 +132,7 @@ class Sleeper:
         container = self._container
         self.record.layer, self.record.beneath = layer.of(container.rootfs)
         async with container.lock:
-            beginning = Beginning(container, self._place, self._claim, self._notes)
+            beginning = Beginning(container, self._place, self._claim, self.notes)
             try:
                 begun = await beginning.run(self._bed())
             except Unfit as reason:
@@ -143,7 +143,7 @@ class Sleeper:
             if begun is None:
                 return False
             self._sleep = begun.sleep
-            self._notes.carry_on(begun.origin.history, begun.sleep.image)
+            self.notes.carry_on(begun.origin.history, begun.sleep.image)
             left = SleepImage(begun.origin.image)
             self._make_durable(lambda: self._discarding.begin(left))
         if self._needed():
@@ -164,7 +164,7 @@ class Sleeper:
 
     def _make_durable(self, then: Callable[[], None] = lambda: None) -> None:
         def written() -> None:
-            self._notes.write(durable=True)
+            self.notes.write(durable=True)
             then()
 
         if self._sleep is not None:
@@ -198,7 +198,7 @@ class Sleeper:
             self._wake_wanted = ""
             self._killed = False
             self._held_end = None
-            self._notes.move(Phase.HIBERNATING)
+            self.notes.move(Phase.HIBERNATING)
             try:
                 await self._fall_asleep()
             except (Awake, Declined) as reason:
@@ -207,13 +207,13 @@ class Sleeper:
                 raise RpcError(Code.ABORTED, sentence) from reason
             except Exception as error:  # whatever it was, nobody may be left frozen
                 if not self._killed:
-                    self._notes.failed("hibernate", error)
+                    self.notes.failed("hibernate", error)
                 await self._stay_awake()
                 raise RpcError(Code.INTERNAL, f"container {self._container.id} runs on: {error}") from error
             await self._bury()
             self.record.sleeps += 1
             self.record.last_sleep_us = (time.monotonic_ns() - began) // 1000
-            self._notes.move(Phase.SCALED_DOWN)
+            self.notes.move(Phase.SCALED_DOWN)
             await self._engine.ready(self._subject())
             self._make_durable()
         if self._wake_wanted or (self.settings.monitor and self._gatekeeper.packets_seen(self._container.id)):
@@ -235,7 +235,7 @@ class Sleeper:
 
         def sealed(sleep: Sleep) -> None:
             self.record.image = sleep.image.path
-            self._notes.write(durable=False)
+            self.notes.write(durable=False)
 
         try:
             await descent.run(self.record.generation, self._needed, sealed)
@@ -257,7 +257,7 @@ class Sleeper:
         try:
             self._cgroup.thaw()
         except EngineError as error:
-            self._notes.failed("hibernate", error)
+            self.notes.failed("hibernate", error)
         await asyncio.wait({self._container.init_end}, timeout=_DEATH_SECONDS)
 
     async def _stay_awake(self) -> None:
@@ -265,9 +265,9 @@ class Sleeper:
         try:
             self._cgroup.thaw()
         except EngineError as error:  # said, and the rest undone all the same: nobody is left HIBERNATING
-            self._notes.failed("thaw", error)
+            self.notes.failed("thaw", error)
         await self._engine.forget(self._container.id)
-        self._notes.move(Phase.RUNNING)
+        self.notes.move(Phase.RUNNING)
         self.record.active_ns = time.time_ns()
         self._open_gate()
         if self._held_end is not None:
@@ -327,7 +327,7 @@ class Sleeper:
                 return  # the sleep did not come about, or the container has ended
             began = time.monotonic_ns()
             self._killed = False
-            self._notes.move(Phase.WAKING)
+            self.notes.move(Phase.WAKING)
             if self._container.cgroup is not None:
                 limits.lift_pod(self._container.cgroup, self._identity.pod_uid)
             try:
@@ -336,7 +336,7 @@ class Sleeper:
                 if self._killed:
                     await self._die()
                     raise RpcError(Code.FAILED_PRECONDITION, "it was killed while it woke") from error
-                self._notes.failed("wake", error)
+                self.notes.failed("wake", error)
                 if not isinstance(error, Damaged) and self._tries.failed():
                     await self._sleep_on(error)
                 end = await self._start_fresh(error)
@@ -346,7 +346,7 @@ class Sleeper:
             self.record.wakes += 1
             self.record.last_wake_us = (time.monotonic_ns() - began) // 1000
             self.record.last_wake_cause = cause
-            self._notes.move(Phase.RUNNING)  # last: who is told that it runs is told of this wake, too
+            self.notes.move(Phase.RUNNING)  # last: who is told that it runs is told of this wake, too
             self._container.watch_init(end)
             await self._settle()
 
@@ -372,14 +372,14 @@ class Sleeper:
                     raise Damaged(f"its image is damaged: {verified.result()}") from error
                 if last or self._killed:
                     raise
-                self._notes.failed("wake", error)
+                self.notes.failed("wake", error)
                 self._cgroup.kill()
         raise AssertionError("unreachable")
 
     async def _sleep_on(self, cause: Exception) -> NoReturn:
         """Goes back to sleep for another try: at the next request, and soon if packets wait."""
         self._cgroup.kill()  # what a restore left half done
-        self._notes.move(Phase.SCALED_DOWN)
+        self.notes.move(Phase.SCALED_DOWN)
         await self._engine.ready(self._subject())
         if self.settings.monitor and self._gatekeeper.packets_seen(self._container.id):
             self._tries.later()
@@ -394,12 +394,12 @@ class Sleeper:
         self._cgroup.kill()  # what a restore left half done; runc would wait for it for long
         fate = aside(sleep.image.path, str(cause))
         log.error("container %s STARTS FRESH, %s: %s", self._container.id, fate, cause)
-        self._notes.failed("fresh start", Exception(f"memory lost to the container, {fate}: {cause}"))
+        self.notes.failed("fresh start", Exception(f"memory lost to the container, {fate}: {cause}"))
         try:
             return await start_afresh(self._container, sleep.listened)
         except (EngineError, OSError) as error:
-            self._notes.failed("fresh start", error)
-            self._notes.move(Phase.RUNNING)
+            self.notes.failed("fresh start", error)
+            self.notes.move(Phase.RUNNING)
             self._container.finish_init(Ended(1, time.time_ns()))
             raise RpcError(
                 Code.INTERNAL, f"container {self._container.id} can neither wake nor start: {error}"
@@ -415,9 +415,9 @@ class Sleeper:
                 # Kubelet was told that it asks for nothing while it slept; it is awake before kubelet knows.
                 await self._container.runc.update(limits.with_shares(resources, self._shares))
         except EngineError as error:
-            self._notes.failed("wake", error)
+            self.notes.failed("wake", error)
         self._drop_image()
-        self._notes.write(durable=False)
+        self.notes.write(durable=False)
 
     # ---- the rest
 
@@ -450,7 +450,7 @@ class Sleeper:
         try:
             self._cgroup.kill()
         except EngineError as error:
-            self._notes.failed("kill", error)
+            self.notes.failed("kill", error)
 
     async def remove(self) -> None:
         """Removes the container's image and state; what was put aside for diagnosis stays."""
@@ -458,7 +458,7 @@ class Sleeper:
         self._open_gate()
         self._drop_image()
         await self._discarding.over()
-        self._notes.forget()
+        self.notes.forget()
         if not self.record.failures:
             remove_flat(self._place.logs)
         self._place.leave()
@@ -491,7 +491,7 @@ class Sleeper:
         try:
             self._gatekeeper.open(self._container.id)
         except GateError as error:
-            self._notes.failed("gate", error)
+            self.notes.failed("gate", error)
 
 
 def _consume(task: asyncio.Task[None]) -> None:

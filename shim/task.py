@@ -25,6 +25,7 @@ from shim.container import Container
 from shim.export import Import, absolute, checkpoint_options, export
 from shim.guests import host_of, lead
 from shim.process import Process, Status
+from shim.room import wait_for_room
 from shim.streams import Uris
 
 if TYPE_CHECKING:
@@ -329,6 +330,8 @@ class TaskService:
 async def _clear(container: Container, operation: Operation) -> Answer:
     """Waits until `operation` can be done, with a wake if need be. Raises RpcError when it can not."""
     if container.sleeper is not None:
+        if operation is Operation.EXEC:
+            await wait_for_room(container.sleeper)
         return await container.sleeper.clear_for(operation)
     if container.init.ended is not None:
         raise RpcError(Code.FAILED_PRECONDITION, f"container {container.id} has ended")

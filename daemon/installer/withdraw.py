@@ -1,7 +1,8 @@
 """Takes Architect off all nodes: `python3 -m daemon.installer.withdraw`, before a Helm release is deleted.
 
-The node pods are told to uninstall instead of to install, by a change of their DaemonSet, and this waits
-until each of them has done so. A node that is down meanwhile keeps what it has, and is named.
+The node pods are told to uninstall instead of to install, by a change of their DaemonSet, and to give the
+requests of sleepers back (`kubernetes/farewell.py`). This waits until each of them has done so. A node that
+is down meanwhile keeps what it has, and is named.
 """
 
 from __future__ import annotations
@@ -23,31 +24,6 @@ _ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 _LOOK_SECONDS: Final = 1.0
 _ANSWER_SECONDS: Final = 30.0
 _STAY: Final = "import signal; signal.sigwait({signal.SIGTERM})"
-# A strategic merge patch: lists are merged by the containers' names.
-_PATCH: Final[dict[str, Any]] = {
-    "spec": {
-        "updateStrategy": {"rollingUpdate": {"maxUnavailable": "100%"}},
-        "template": {
-            "metadata": {"annotations": {"architect.loopholelabs.io/withdrawn": "true"}},
-            "spec": {
-                "initContainers": [
-                    {"name": "installer", "command": ["python3", "-m", "daemon.installer", "uninstall"]}
-                ],
-                "containers": [
-                    {
-                        "name": "architectd",
-                        "command": ["python3", "-c", _STAY],
-                        "args": [],
-                        "readinessProbe": None,
-                        "volumeMounts": [{"$patch": "replace"}],
-                    }
-                ],
-                # kubelet would make the folders again that are being removed.
-                "volumes": [{"$patch": "replace"}],
-            },
-        },
-    }
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,6 +37,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"installer: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def patch(daemon_set: dict[str, Any]) -> dict[str, Any]:
+    """What makes the node pods uninstall: a strategic merge patch, which merges lists by name."""
+    (installer,) = daemon_set["spec"]["template"]["spec"]["initContainers"][:1]
+    farewell = {
+        "name": "farewell",
+        "image": installer["image"],
+        "imagePullPolicy": installer["imagePullPolicy"],
+        "command": ["python3", "-m", "daemon.kubernetes.farewell", "--node-name=$(NODE_NAME)"],
+        "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    uninstaller = {"name": "installer", "command": ["python3", "-m", "daemon.installer", "uninstall"]}
+    stay = {
+        "name": "architectd",
+        "command": ["python3", "-c", _STAY],
+        "args": [],
+        "readinessProbe": None,
+        "volumeMounts": [{"$patch": "replace"}],
+    }
+    pods = {
+        "initContainers": [farewell, uninstaller],
+        "containers": [stay],
+        # kubelet would make the folders again that are being removed.
+        "volumes": [{"$patch": "replace"}],
+    }
+    return {
+        "spec": {
+            "updateStrategy": {"rollingUpdate": {"maxUnavailable": "100%"}},
+            "template": {
+                "metadata": {"annotations": {"architect.loopholelabs.io/withdrawn": "true"}},
+                "spec": pods,
+            },
+        }
+    }
 
 
 class Api(Protocol):
@@ -82,7 +99,7 @@ def progress(daemon_set: dict[str, Any]) -> tuple[int, int]:
 
 def withdraw(api: Api, seconds: float) -> None:
     """Tell the nodes and wait for them. Raises Refused when not all are done in time."""
-    api.call("PATCH", _PATCH)
+    api.call("PATCH", patch(api.call("GET")))
     deadline = time.monotonic() + seconds
     while True:
         done, wanted = progress(api.call("GET"))

@@ -56,6 +56,8 @@ def happened(before: ContainerStatus | None, now: ContainerStatus) -> list[Happe
 
 def failed(name: str, operation: str, reason: str) -> Happening:
     """An operation on a container failed."""
+    if operation == "room":
+        return refused(name, reason)
     event = _FAILED.get(operation, "OperationFailed")
     if event == "StartedFresh":
         return Happening(

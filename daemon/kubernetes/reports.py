@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from architect.kube import ApiError, Client, Conflict, NotFound, Patch, Refused, pod_path, pods_path
+from architect.kube import ApiError, Client, Conflict, NotFound, Refused, pod_path, pods_path
 from architect.kube.following import Backoff, Following
 from architect.states import Phase
 from architect.ttrpc.shim_v1 import ContainerStatus
@@ -25,7 +25,8 @@ from daemon.kubernetes.events import Events
 from daemon.kubernetes.happenings import Happening, happened
 from daemon.kubernetes.pods import PodView, view
 from daemon.kubernetes.rounds import Rounds
-from daemon.kubernetes.wanted import Annotate, Resize, State, Step, keeps_because, next_step, released
+from daemon.kubernetes.steps import take
+from daemon.kubernetes.wanted import Resize, State, keeps_because, next_step, released
 from daemon.supervision import Tasks
 
 _STEPS: Final = 8
@@ -229,7 +230,7 @@ class Reports:
             if step is None:
                 return
             try:
-                self._learn(view(await self._take(known.pod, step)))
+                self._learn(await take(self._client, known.pod, step))
             except Conflict:  # somebody wrote meanwhile; the watch may take its time to say so
                 fresh = view(await self._client.get(pod_path(known.pod.namespace, known.pod.name)))
                 if fresh.uid != known.pod.uid:
@@ -239,19 +240,6 @@ class Reports:
                 if not isinstance(step, Resize):
                     raise
                 self._refuse(known, raising=step.raising, sentence=str(error))
-
-    async def _take(self, pod: PodView, step: Step) -> dict[str, Any]:
-        """Carries a step out, if the pod is still as it was. Raises ApiError."""
-        metadata: dict[str, Any] = {"resourceVersion": pod.version}
-        if isinstance(step, Annotate):
-            metadata |= {"labels": step.labels, "annotations": step.annotations}
-            return await self._client.patch(pod_path(pod.namespace, pod.name), {"metadata": metadata})
-        containers = [
-            {"name": name, "resources": {"requests": requests}} for name, requests in step.requests.items()
-        ]
-        body = {"metadata": metadata, "spec": {"containers": containers}}
-        log.debug("requests change", extra={"pod": _path(pod), "requests": step.requests})
-        return await self._client.patch(pod_path(pod.namespace, pod.name, "resize"), body, Patch.STRATEGIC)
 
     def _blocked(self, known: _Known) -> set[bool]:
         """The directions not to be tried now. What has not been refused again for a while is forgotten."""

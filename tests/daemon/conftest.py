@@ -14,12 +14,12 @@ from typing import Any
 import aiohttp
 import pytest
 
+from architect.room import Room
 from architect.ttrpc import shim_v1
 from architect.ttrpc.shim_v1 import ContainerStatus
 from daemon.arguments import Settings
 from daemon.held import Queue
 from daemon.idle import Traffic
-from daemon.room import Room
 from daemon.service import running
 from daemon.traffic import TrafficUnknown
 from tests.daemon.fake_shim import FakeShim, SocketQueue

@@ -46,6 +46,8 @@ def test_failures_are_warnings_each_told_once() -> None:
         )
     ]
     assert [h.reason for h in told(container(ID), failures=[first])] == ["ScaleDownFailed"]
+    no_room = Failure(1, "room", "it needs 50 MiB of memory and the node has 10 MiB to spare")
+    assert [h.reason for h in told(container(ID), failures=[no_room])] == ["ScaleUpRefused"]
     assert [h.reason for h in told(container(ID), failures=[Failure(1, "odd", "x")])] == ["OperationFailed"]
 
 

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from daemon.room import RESERVE_BYTES, NoRoom, Room, available_bytes
+from architect.room import RESERVE_BYTES, NoRoom, Room, available_bytes
 from tests.daemon.conftest import Box, until
 from tests.daemon.fake_shim import FakeShim, container
 

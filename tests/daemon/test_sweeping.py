@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from architect.images import claim
+from architect.room import Room
 from daemon.node import Node
-from daemon.room import Room
 from daemon.sweeping import Sweeping
 from tests.daemon.conftest import Box, until
 from tests.daemon.fake_shim import container

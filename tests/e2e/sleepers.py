@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from hack.api import Api, Object, has_condition
 from hack.nodes import Node
+from tests.e2e import release
 from tests.e2e.conftest import deployment
 
 PREFIX: Final = "architect.loopholelabs.io"
@@ -91,6 +92,11 @@ class Sleeper:
                 lambda seen: not any("-requests" in key for key in seen["metadata"]["annotations"]),
                 seconds,
             )
+
+    def hibernate(self) -> None:
+        """Put it to sleep by `kubectl architect hibernate`."""
+        command = ("python3", "-c", "from architect.cli import kubectl; kubectl()", "hibernate")
+        release.run(*command, f"--namespace={self.namespace}", f"{self.name}/app")
 
     @contextmanager
     def held_awake(self) -> Iterator[None]:

@@ -32,11 +32,6 @@ _PATIENCE = 180.0
 _KILL_DAEMON = "kill -9 $(pgrep -f '^python3 -m daemon ')"
 
 
-def _architect(*arguments: str) -> str:
-    """What `kubectl architect` prints."""
-    return release.run("python3", "-c", "from architect.cli import kubectl; kubectl()", *arguments)
-
-
 def _await(what: str, holds: Any) -> None:
     """For what nobody tells: files and processes on a node."""
     deadline = time.monotonic() + 60
@@ -99,7 +94,7 @@ def test_deleted_asleep_falling_asleep_waking_or_evicted_it_is_gone_without_a_tr
     everyone = [asleep, falling, waking, evicted]
     seen = [pod.read() for pod in everyone]
     for pod in (asleep, waking, evicted):
-        _architect("hibernate", f"--namespace={namespace}", f"{pod.name}/app")
+        pod.hibernate()
         pod.await_asleep()
     # Their owners go first, so that nothing takes their place.
     for name in ("asleep", "falling", "waking", "evicted"):
@@ -141,7 +136,7 @@ def test_without_the_api_server_for_a_minute_pods_sleep_and_wake_and_afterwards_
         )
     ]
     addresses = {pod: pod.address for pod, _ in everyone}
-    _architect("hibernate", f"--namespace={namespace}", f"{woken.name}/app")
+    woken.hibernate()
     for pod in (turning, woken):
         pod.await_asleep()
     for pod, node in everyone[:2]:

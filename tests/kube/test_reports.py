@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from architect.kube import Client, Patch, pod_path, pods_path
+from daemon.kubernetes.farewell import leave
 from tests.daemon.conftest import Box
 from tests.daemon.fake_shim import FakeShim, container
 from tests.kube.apiserver import DAEMON, ApiServer, pod, until
@@ -332,3 +333,41 @@ async def test_an_api_server_that_was_away_hears_the_truth_and_nothing_waits_for
 
     await until(counted)
     assert await box.metric("architect_kubernetes_connected") == 1
+
+
+async def test_when_architect_leaves_a_sleeper_has_its_requests_back_and_nothing_is_said_of_it(
+    cluster: Cluster, server: ApiServer, box: Box, stack: AsyncExitStack
+) -> None:
+    await cluster.create()
+    await cluster.client.create(pods_path(cluster.namespace), pod("other"))
+    other = await cluster.client.get(pod_path(cluster.namespace, "other"))
+    async with AsyncExitStack() as node:
+        await node.enter_async_context(cluster.shim())
+        await node.enter_async_context(box.daemon())
+        await cluster.hibernate()
+        await cluster.until_said("SCALED_DOWN", NONE)
+    as_daemon = await stack.enter_async_context(Client(server.access(DAEMON)))
+    for _ in range(2):  # it may be broken off and begun again
+        assert await leave(as_daemon, "node-1") == []
+        assert await cluster.said() == (None, FULL, {})
+    assert await cluster.client.get(pod_path(cluster.namespace, "other")) == other
+
+
+async def test_requests_that_cannot_be_given_back_at_the_farewell_are_named_and_stay_written_down(
+    cluster: Cluster, server: ApiServer, box: Box, stack: AsyncExitStack
+) -> None:
+    await cluster.create()
+    async with AsyncExitStack() as node:
+        await node.enter_async_context(cluster.shim())
+        await node.enter_async_context(box.daemon())
+        await cluster.hibernate()
+        await cluster.until_said("SCALED_DOWN", NONE)
+    largest = {"type": "Container", "max": {"cpu": "100m", "memory": "1Gi"}}
+    await cluster.client.create(
+        f"/api/v1/namespaces/{cluster.namespace}/limitranges",
+        {"metadata": {"name": "large"}, "spec": {"limits": [largest]}},
+    )
+    as_daemon = await stack.enter_async_context(Client(server.access(DAEMON)))
+    (sentence,) = await leave(as_daemon, "node-1")
+    assert sentence.startswith(f"{cluster.namespace}/web keeps the requests of a sleeper: ")
+    assert await cluster.said() == (None, NONE, {CPU: {"app": "250m"}, MEMORY: {"app": "64Mi"}})

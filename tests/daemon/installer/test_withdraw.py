@@ -33,6 +33,9 @@ class Api:
         if body is not None:
             self.patches.append(body)
             return {}
+        if not self.patches:
+            installer = {"name": "installer", "image": "node:1", "imagePullPolicy": "Always"}
+            return {"spec": {"template": {"spec": {"initContainers": [installer]}}}}
         return self.states.pop(0) if len(self.states) > 1 else self.states[0]
 
 
@@ -49,6 +52,8 @@ def test_it_waits_until_the_change_was_seen_and_every_node_is_done(
     api = Api(*states)
     withdraw.withdraw(api, 60)
     assert len(api.patches) == 1
+    (farewell, _) = api.patches[0]["spec"]["template"]["spec"]["initContainers"]
+    assert (farewell["name"], farewell["image"]) == ("farewell", "node:1")
     assert len(api.states) == 1, "every state was looked at"
     assert capsys.readouterr().out.startswith("3 nodes")
 

@@ -1,8 +1,8 @@
 """Room for a wake: whether its memory fits in what the node has left, and waiting for that.
 
 A wake brings back what the sleep gave back; on a node that has been filled up since, that would have the
-kernel kill processes, the woken one or a neighbour. What wakes under way will need is counted as taken. What
-this cannot prevent is a wake that the daemon hears of too late: by exec, or while no daemon runs.
+kernel kill processes, the woken one or a neighbour. The daemon asks for what it wakes, the shim for an exec,
+of which the daemon hears too late. What wakes under way will need is counted as taken, by each for its own.
 """
 
 from __future__ import annotations
