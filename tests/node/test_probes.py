@@ -170,9 +170,10 @@ def test_probes_are_answered_through_sleeps_and_wakes_and_wake_nobody(
 
 @pytest.mark.parametrize("monitor", ["packets", "connections"])
 def test_a_container_that_only_probes_ask_falls_asleep(
-    probed: Callable[..., Container], daemon: Daemon, monitor: str
+    probed: Callable[..., Container], start_daemon: Callable[[], Daemon], monitor: str
 ) -> None:
     app = probed(idle="2s", monitor=monitor)
+    start_daemon()
     with kubelet(app) as seen:
         await_phase(app, "SCALED_DOWN")
         await_each(seen, US)
