@@ -27,6 +27,11 @@ class Place:
         base = f"{identity.pod_uid}/{identity.container}"
         return cls(images.ROOT, f"{images.ROOT}/{base}/state.json", f"{LOG_ROOT}/{base}")
 
+    def log_directory(self) -> str:
+        """`logs`, made if it is not there: while a container sleeps, people tidy up. Raises OSError."""
+        make_private_dirs(self.logs)
+        return self.logs
+
     def leave(self) -> None:
         """Removes the container's and the pod's directories, if nothing is in them."""
         remove_empty(os.path.dirname(self.state), images.ROOT)

@@ -9,9 +9,8 @@ Falling asleep                                   Waking
 5. anything come meanwhile? then thaw            5. remove the image
 6. CRIU ends the processes
 
-Up to step 6 every error and every doubt ends in a thaw: the container runs on as if nothing had been. A wake
-that fails leaves it asleep, to be tried again for a while (`tries.py`). After that, or when the image is
-damaged, the image is kept aside and the container started fresh, loudly.
+Up to step 6 every error and doubt ends in a thaw: it runs on as if nothing had been. A wake that fails leaves
+it asleep, to be tried again (`tries.py`); after that, or damaged, its image is kept, it starts fresh, loudly.
 """
 
 from __future__ import annotations
@@ -362,7 +361,7 @@ class Sleeper:
 
             try:
                 pid, end = await self._engine.wake(
-                    self._subject(), sleep.image.engine_path, self._place.logs, sleep.extra, sound
+                    self._subject(), sleep.image.engine_path, self._place.log_directory(), sleep.extra, sound
                 )
                 self._container.init.pid = pid
                 return end

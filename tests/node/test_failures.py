@@ -222,6 +222,15 @@ def test_a_damaged_image_is_never_restored_but_kept_aside_and_the_container_star
     await_true(lambda: images_of(app) == [aside], "the image it woke from is removed, the damaged one kept")
 
 
+def test_logs_that_were_tidied_away_cost_nothing(run: Run) -> None:
+    app = run()
+    assert get(app) == "1"
+    hibernate_when_quiet(app)
+    shutil.rmtree("/var/log/architect")
+    assert get(app) == "2"
+    assert (status(app).wakes, status(app).failures) == (1, [])
+
+
 def test_an_image_that_is_gone_means_a_fresh_start_that_says_so(run: Run) -> None:
     app = run()
     get(app)
