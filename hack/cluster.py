@@ -24,6 +24,7 @@ from typing import IO, NoReturn
 
 import box
 import images
+import previous
 import programs
 import recipe
 import shipped
@@ -58,6 +59,7 @@ def run(argv: list[str], *, stays: bool = False) -> int:
         "/opt/helm": programs.helm(),
         "/opt/prometheus": programs.prometheus(),
         **shipped.binds(),
+        **previous.binds(),
     }
     for name in set(recipe.CLUSTER):
         binds[f"/opt/trees/{name}"] = trees.tree(name)

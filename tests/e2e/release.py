@@ -19,6 +19,8 @@ from hack.nodes import Node
 
 NAMESPACE: Final = "architect"
 CHART: Final = Path(__file__).parents[2] / "deploy/charts/architect"
+PREVIOUS: Final = Path("/opt/previous")
+"""The version before: `chart/` and `images/`; not there where git does not know it."""
 _IMAGES: Final = Path("/opt/shipped/images")
 _SETTINGS: Final = ("image.repository=docker.io/local/architect", "containerd.restart=signal")
 _CHOSEN: Final = {"architect.loopholelabs.io/node": "true"}
@@ -49,13 +51,13 @@ def choose(api: Api, nodes: Sequence[Node]) -> None:
         api.patch(f"/api/v1/nodes/{node.name}", {"metadata": {"labels": _CHOSEN}})
 
 
-def install(nodes: Sequence[Node], *settings: str) -> None:
+def install(nodes: Sequence[Node], *settings: str, chart: Path = CHART) -> None:
     """Install the chart, or upgrade to it, and wait until all of it is ready."""
     given = [f"--set={each}" for each in (*_SETTINGS, *settings)]
     with ExitStack() as kept:
         for node in nodes:
             kept.enter_context(node.keep("containerd"))
-        _helm("upgrade", "--install", "--create-namespace", *given, "architect", str(CHART))
+        _helm("upgrade", "--install", "--create-namespace", *given, "architect", str(chart))
         await_ready()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from hack.api import Api
@@ -61,6 +63,71 @@ def test_uninstalled_the_node_is_as_before_and_its_pods_run_on(
     kubectl("delete", "deployment", "--all")
     for pod in pods:
         api.await_gone(pod.path)
+
+
+@pytest.fixture
+def previous(api: Api, nodes: list[Node], architect: Before) -> Iterator[None]:
+    """The version before this one on the nodes, which had none. At the end there is none again."""
+    if not release.PREVIOUS.exists():
+        pytest.skip("git does not know the version before this one: this checkout is shallow")
+    assert {node.name: release.containerd_files(node) for node in nodes} == architect.files
+    release.load_images(nodes, release.PREVIOUS / "images")
+    release.install(nodes, chart=release.PREVIOUS / "chart")
+    yield
+    release.uninstall(api, nodes)
+
+
+@pytest.mark.usefixtures("previous")
+@pytest.mark.timeout(400)
+def test_an_upgrade_from_the_version_before_leaves_pods_alone_and_drives_their_older_shims(
+    api: Api, kubectl: Kubectl, namespace: str, nodes: list[Node]
+) -> None:
+    for name, node, idle in (
+        ("asleep", nodes[0], "2s"),
+        ("resting", nodes[1], "2s"),
+        ("awake", nodes[1], "1h"),
+    ):
+        kubectl("apply", "-f", "-", stdin=sleeping(name, node=node, idle=idle))
+    asleep, resting, awake = (
+        sleepers.pods_of(api, namespace, name)[0] for name in ("asleep", "resting", "awake")
+    )
+    for pod in (asleep, resting):
+        pod.await_label("SCALED_DOWN")
+    pods = (asleep, resting, awake)
+    since = [ready_since(pod.read()) for pod in pods]
+    assert fetch(nodes[0], f"http://{awake.address}:8080/") == "1\n"
+    before = [_containerd(node) for node in nodes], [release.containerd_files(node) for node in nodes]
+    folders = [_folder(node) for node in nodes]
+
+    release.install(nodes)
+    after = [_containerd(node) for node in nodes], [release.containerd_files(node) for node in nodes]
+    assert after == before, "containerd executes the shim by a link: it need not be told"
+    for node, folder in zip(nodes, folders, strict=True):
+        assert _folder(node) != folder
+        node.run(["test", "-d", folder])  # of those who run from it
+    for pod in (asleep, resting):
+        assert never_disturbed(pod.await_asleep())
+
+    kubectl("apply", "-f", "-", stdin=sleeping("newer", node=nodes[0]))
+    (newer,) = sleepers.pods_of(api, namespace, "newer")
+    newer.await_asleep()
+    for pod, expected in ((asleep, 1), (resting, 1), (awake, 2), (newer, 1)):
+        assert fetch(nodes[0], f"http://{pod.address}:8080/") == f"{expected}\n"
+        pod.await_awake()
+    awake.hibernate()
+    for pod, expected in ((asleep, 2), (resting, 2), (awake, 3)):
+        assert never_disturbed(pod.await_asleep())
+        assert fetch(nodes[0], f"http://{pod.address}:8080/") == f"{expected}\n"
+    assert [ready_since(pod.read()) for pod in pods] == since
+
+    kubectl("delete", "deployment", "--all")
+    for pod in (*pods, newer):
+        api.await_gone(pod.path)
+
+
+def _folder(node: Node) -> str:
+    """Where the install is that containerd uses."""
+    return node.run(["readlink", "-f", "/opt/architect/current"]).strip()
 
 
 @pytest.fixture
