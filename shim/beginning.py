@@ -185,6 +185,14 @@ async def _replace_layer(container: Container, source: str) -> None:
         mounts.mount_all(container.rootfs, container.bundle.rootfs)
 
 
+def _generations(image: str) -> set[int]:
+    """The generation of the image at that path, if it is one's."""
+    try:
+        return {images.ImageDir.at(image).generation}
+    except ValueError:
+        return set()
+
+
 class Beginning:
     """What a container finds of the one before it, and what becomes of that."""
 
@@ -218,7 +226,8 @@ class Beginning:
             assert earlier is not None
             fate = aside(earlier.image, str(reason))
             self._notes.failed("fresh start", Unfit(f"{reason}; {fate}"))
-            await self._tidy(bed, set())
+            # Not even what could not be put aside is lost with the older ones.
+            await self._tidy(bed, _generations(earlier.image))
             raise
         await self._tidy(bed, {begun.sleep.image.generation, origin.image.generation})
         return begun

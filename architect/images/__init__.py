@@ -27,7 +27,7 @@ from architect.images.layout import (
 )
 from architect.images.manifest import Facts, File, Manifest
 from architect.images.sealing import read_manifest, seal, verify
-from architect.images.sweeping import claim, sweep, tidy
+from architect.images.sweeping import claim, sweep, tidy, unserved
 
 __all__ = [
     "ROOT",
@@ -50,5 +50,6 @@ __all__ = [
     "sweep",
     "sync",
     "tidy",
+    "unserved",
     "verify",
 ]

@@ -51,50 +51,49 @@ def tidy(root: str, pod_uid: str, container: str, owned: Collection[int]) -> lis
     return [f"{home}/{number}" for number in unowned]
 
 
-def sweep(root: str, live: Collection[str], before: float) -> list[str]:
-    """Removes all there is of containers whose pod is not in `live` (by uid), which nobody has claimed, and
-    in whose directory nothing has changed since `before` (seconds since the epoch).
-
-    Returns the paths removed. Raises ExceptionGroup of the OSErrors met, after having done the rest.
+def unserved(root: str, live: Collection[str]) -> dict[str, int]:
+    """The directories of containers whose pod is not in `live` (by uid), and when in each of them anything
+    changed last, in nanoseconds. What is gone, or none, is passed over. Raises OSError.
     """
-    removed: list[str] = []
-    errors: list[OSError] = []
+    found: dict[str, int] = {}
     for pod_uid in names(root):
         if pod_uid in live:
             continue
         for container in names(f"{root}/{pod_uid}"):
+            path = f"{root}/{pod_uid}/{container}"
             try:
-                if _remove_unclaimed(f"{root}/{pod_uid}", container, before):
-                    removed.append(f"{root}/{pod_uid}/{container}")
-            except OSError as error:
-                errors.append(error)
-        try:
-            os.rmdir(f"{root}/{pod_uid}")
-        except OSError:
-            continue  # something is left in it
-    if errors:
-        raise ExceptionGroup(f"{len(errors)} containers' files under {root} could not be removed", errors)
-    return removed
+                found[path] = _changed_ns(path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+    return found
 
 
-def _remove_unclaimed(pod: str, container: str, before: float) -> bool:
-    claimed = claim(f"{pod}/{container}")
+def sweep(path: str, changed_ns: int) -> bool:
+    """Removes the directory of a container, and its pod's if that is empty then; False, and nothing is done,
+    when it is claimed or has changed since `changed_ns`. Raises OSError.
+    """
+    claimed = claim(path)
     if claimed is None:
         return False
     try:
-        newest = max(
-            [
-                os.fstat(claimed).st_mtime,
-                *(each.stat(follow_symlinks=False).st_mtime for each in os.scandir(claimed)),
-            ]
-        )
-        if newest >= before:
+        if _changed_ns(path) != changed_ns:
             return False
-        directory = os.open(pod, _DIRECTORY)
+        above, name = os.path.split(path)
+        pod = os.open(above, _DIRECTORY)
         try:
-            erase(directory, container)
+            erase(pod, name)
         finally:
-            os.close(directory)
+            os.close(pod)
     finally:
         os.close(claimed)
+    try:
+        os.rmdir(above)
+    except OSError:
+        pass  # another container's files are in it
     return True
+
+
+def _changed_ns(path: str) -> int:
+    with os.scandir(path) as entries:
+        within = [entry.stat(follow_symlinks=False).st_mtime_ns for entry in entries]
+    return max([os.lstat(path).st_mtime_ns, *within])

@@ -57,6 +57,8 @@ async def _leave(client: Client, pod: PodView) -> str:
             if not isinstance(step, Resize):
                 raise
             refusal = f"{pod.namespace}/{pod.name} keeps the requests of a sleeper: {error}"
+    else:
+        return refusal or f"{pod.namespace}/{pod.name} may keep the requests of a sleeper: others change it"
     return refusal
 
 

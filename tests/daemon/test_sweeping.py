@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
-import time
 from pathlib import Path
 
 from architect.images import claim
 from architect.room import Room
 from daemon.node import Node
-from daemon.sweeping import Sweeping
+from daemon.sweeping import KEPT_SECONDS, Sweeping
 from tests.daemon.conftest import Box, until
 from tests.daemon.fake_shim import container
 
@@ -30,17 +30,23 @@ def left(root: Path, uid: str) -> Path:
 async def test_only_what_nobody_serves_is_swept_and_only_when_all_are_heard(box: Box, tmp_path: Path) -> None:
     root = tmp_path / "pods"
     node = Node(box.shims, 2, box.kernel, box.adopt, Room())
-    sweeping = Sweeping(node, box.shims, str(root))
-    gone, served, claimed = (left(root, uid) for uid in ("gone", "uid-web", "claimed"))
+    clock = itertools.count(0.0, KEPT_SECONDS / 2)  # half a day from each look to the next
+    sweeping = Sweeping(node, box.shims, str(root), clock=lambda: next(clock))
+    gone, changed, served, claimed = (left(root, uid) for uid in ("gone", "changed", "uid-web", "claimed"))
     holder = claim(str(claimed))
     assert holder is not None
     async with box.shim("pod1", container(ID)) as shim:
         shim.identity = "default", "web", "uid-web"
-        assert await sweeping.sweep(time.time()) == [], "that shim is not heard yet"
+        assert await sweeping.sweep() == [], "that shim is not heard yet"
         follower = node.shim("pod1")
         task = node.tasks.start("shim", follower.run())
         await until(lambda: follower.pod.uid == "uid-web")
-        assert await sweeping.sweep(time.time()) == [str(gone)]
+        assert await sweeping.sweep() == [], "old as it is, its container may still come"
+        assert await sweeping.sweep() == []
+        os.utime(changed, (2_000, 2_000))
+        assert await sweeping.sweep() == [str(gone)]
+        assert await sweeping.sweep() == []
+        assert await sweeping.sweep() == [str(changed)], "a day after it had changed"
         assert served.exists()
         assert claimed.exists()
         task.cancel()
@@ -48,4 +54,4 @@ async def test_only_what_nobody_serves_is_swept_and_only_when_all_are_heard(box:
     os.close(holder)
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.bind(f"{box.shims}/deaf.sock")
-        assert await sweeping.sweep(time.time()) == []
+        assert await sweeping.sweep() == []

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
 
 from architect import images
 from architect.images import Facts, ImageDir
-
-DAY = 86_400.0
 
 
 @pytest.fixture
@@ -28,40 +25,32 @@ def left(root: str, uid: str, container: str = "app", generation: int = 1) -> Im
     return image
 
 
-def age(root: str, seconds: float) -> None:
-    """Makes all there is look as old as that."""
-    then = time.time() - seconds
-    for folder, _, names in os.walk(root):
-        for name in (*names, "."):
-            os.utime(f"{folder}/{name}", (then, then))
-
-
-def test_what_nobody_has_touched_for_long_goes_with_all_that_belongs_to_it(root: str) -> None:
+def test_what_is_unserved_goes_with_all_that_belongs_to_it(root: str) -> None:
     images.quarantine(left(root, "gone", generation=2), "broken")
     left(root, "gone", "db")
     live = left(root, "uid-1")
-    age(root, 2 * DAY)
-    removed = images.sweep(root, {"uid-1"}, time.time() - DAY)
-    assert sorted(os.path.relpath(path, root) for path in removed) == ["gone/app", "gone/db"]
+    found = images.unserved(root, {"uid-1"})
+    assert sorted(os.path.relpath(path, root) for path in found) == ["gone/app", "gone/db"]
+    assert all(images.sweep(path, changed_ns) for path, changed_ns in found.items())
     assert os.listdir(root) == ["uid-1"]
     images.verify(live)
 
 
-def test_what_changed_lately_or_is_claimed_stays(root: str) -> None:
+def test_what_has_changed_or_is_claimed_stays(root: str) -> None:
     claimed, late = left(root, "claimed"), left(root, "late")
-    age(root, 2 * DAY)
+    found = images.unserved(root, ())
     holder = images.claim(claimed.home)
     assert holder is not None
     assert images.claim(claimed.home) is None
-    Path(late.home, "state.json").write_text("{} ")
-    assert images.sweep(root, (), time.time() - DAY) == []
+    os.utime(f"{late.home}/state.json", (2_000_000_000, 2_000_000_000))
+    assert not any(images.sweep(path, changed_ns) for path, changed_ns in found.items())
     os.close(holder)
-    assert images.sweep(root, (), time.time() - DAY) == [claimed.home]
+    assert [path for path, changed_ns in found.items() if images.sweep(path, changed_ns)] == [claimed.home]
     images.verify(late)
 
 
-def test_a_sweep_of_nothing_is_nothing(root: str) -> None:
-    assert images.sweep(root, (), time.time()) == []
+def test_where_nothing_is_nothing_is_unserved(root: str) -> None:
+    assert images.unserved(root, ()) == {}
 
 
 def test_a_tidy_directory_has_what_is_owned_and_what_was_put_aside(root: str) -> None:
