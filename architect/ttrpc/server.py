@@ -58,6 +58,7 @@ class Server:
         self.connections: set[_Connection] = set()
         self.calls: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
+        self.closed = False
 
     async def start(self, sock: socket.socket) -> None:
         """Serve `sock`, a unix stream socket, from now on. It is ours to close; its file is not."""
@@ -69,6 +70,7 @@ class Server:
 
         No handler may await this: it would cancel itself. Let it set an event that another task awaits.
         """
+        self.closed = True
         if self._listener:
             self._listener.close()
         calls = list(self.calls)
@@ -103,6 +105,8 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._server.connections.add(self)
+        if self._server.closed:  # it was accepted just before
+            self.abort()
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._transport = None

@@ -43,7 +43,7 @@ class ContainerStatus:
 
     id: str = field(1, STRING)
     name: str = field(2, STRING)
-    phase: str = field(3, STRING)  # RUNNING HIBERNATING SCALED_DOWN WAKING STOPPED CREATED
+    phase: str = field(3, STRING)  # a value of architect.states.Phase
     pid: int = field(4, UINT32)
     managed: bool = field(5, BOOL)
     refusal: str = field(6, STRING)  # why it cannot hibernate, "" if it can
