@@ -60,13 +60,16 @@ class Engine(Protocol):
         Raises Refused for what is seen to forbid a dump only while the container still runs.
         """
 
-    async def sleep(self, subject: Subject, pid: int, image: str, log_dir: str, decide: Decide) -> None:
+    async def sleep(
+        self, subject: Subject, pid: int, image: str, log_dir: str, decide: Decide, *, final: bool = False
+    ) -> None:
         """Dumps the frozen container whose first process is `pid` into directory `image` and ends its
         processes.
 
         When everything is on disk and before anything is ended, `decide(extra)` is awaited, `extra` being
         what `wake` will need; False stops the dump. Raises Declined then, EngineError when the dump failed;
-        in both cases the container is still frozen, and whole.
+        in both cases the container is still frozen, and whole. `final`: it does not come back here, so what
+        has come and nobody has read is lost anyway, and stops nothing.
         """
 
     async def ready(self, subject: Subject) -> None:

@@ -57,7 +57,9 @@ class CriuEngine:
         except EngineError:
             return  # `sleep` tries again and says what is wrong
 
-    async def sleep(self, subject: Subject, pid: int, image: str, log_dir: str, decide: Decide) -> None:
+    async def sleep(
+        self, subject: Subject, pid: int, image: str, log_dir: str, decide: Decide, *, final: bool = False
+    ) -> None:
         """See `Engine.sleep`. The dumped processes die by CRIU's hand, their sockets in repair mode: no FIN,
         no RST.
         """
@@ -65,7 +67,8 @@ class CriuEngine:
         obstacle = undumpable.halted(pids) or undumpable.held(pids)
         if obstacle:
             raise Refused(obstacle)
-        _raise_if_unread(pids)
+        if not final:
+            _raise_if_unread(pids)
         table = plan.mount_table(Path(f"/proc/{pid}/mountinfo").read_text())
         external = plan.external_mounts(subject.spec, table, subject.cgroup)
         extra = {
@@ -79,7 +82,11 @@ class CriuEngine:
             nonlocal declined
             if notify.script != "post-dump":
                 return True
-            declined = bool(watches.unread(pids)) or not await decide(extra)
+            if not final and watches.unread(pids):
+                declined = True
+            else:
+                _rearm(image)
+                declined = not await decide(extra)
             return not declined
 
         with ExitStack() as stack:
@@ -92,6 +99,7 @@ class CriuEngine:
                 watched=watches.places(pids),
                 image_fd=_directory(image, stack),
                 log_fd=_directory(log_dir, stack),
+                final=final,
             )
             worker = self._waiting.pop(subject.container_id, None)  # not before all else is known to be there
             if worker is None or worker.end.done():
@@ -224,6 +232,20 @@ def _raise_if_lost(file: criu_files.OpenFile, external: Mapping[str, str]) -> No
         raise Refused(
             f"it has {file.path} open, which had {file.size} bytes then and has {found.st_size} now"
         )
+
+
+def _rearm(image: str) -> None:
+    """Has the image's timers go on; before it is sealed, for then no byte of it changes any more. Raises
+    EngineError.
+    """
+    path = f"{image}/{criu_files.FILES}"
+    try:
+        data = read_whole(path, criu_files.MAX_BYTES)
+        rearmed = criu_files.rearmed(data)
+        if rearmed != data:
+            Path(path).write_bytes(rearmed)  # in its place: whoever sends it along sees no other file
+    except OSError as error:
+        raise EngineError(f"the timers in its image could not be set right: {error}") from error
 
 
 def _raise_if_unread(pids: list[int]) -> None:

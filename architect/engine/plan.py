@@ -181,12 +181,15 @@ def dump_options(
     watched: Sequence[str],
     image_fd: int,
     log_fd: int,
+    final: bool = False,
 ) -> Options:
     """The options of a dump of process `pid` and all below it, which dies with the success of the dump.
 
-    `watched`: paths in the container of files that are watched (see `watches.py`).
+    `watched`: paths in the container of files that are watched (see `watches.py`). `final`: it goes
+    elsewhere, its connections end, and those that nobody has accepted yet do not stop it.
     """
     options = _common(root)
+    options.tcp_skip_in_flight = final
     options.pid = pid
     options.leave_running = False
     options.images_dir_fd = image_fd

@@ -110,3 +110,49 @@ def test_nonsense_is_refused_or_read(data: bytes) -> None:
                 ask(text)
             except Refused:
                 continue
+
+
+def timer(
+    *, clock: int = 1, ticks: int = 0, flags: int = 0, left: int = 0, left_ns: int = 0, every_ns: int = 0
+) -> bytes:
+    """A file_entry with a timerfd."""
+    inner = number(1, 5) + number(2, 2) + message(3, b"fown") + number(4, clock) + number(5, ticks)
+    inner += number(6, flags) + number(7, left) + number(8, left_ns) + number(9, 0) + number(10, every_ns)
+    return number(1, 17) + number(2, 5) + message(12, inner)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (timer(ticks=1, every_ns=100), timer(left_ns=1, every_ns=100)),
+        (timer(ticks=3, every_ns=100, flags=1), timer(ticks=2, left_ns=1, every_ns=100)),
+        (timer(clock=0, ticks=1, every_ns=100, flags=1), timer(clock=0, left_ns=1, every_ns=100, flags=1)),
+        (timer(clock=7, left=3, left_ns=9, flags=1), timer(clock=7, left=3, left_ns=9)),
+    ],
+    ids=["rang unread", "rang unread again", "by wall time", "for an absolute time"],
+)
+def test_a_timer_goes_on(before: bytes, after: bytes) -> None:
+    assert criu_files.rearmed(image(regular("/a", 1), before)) == image(regular("/a", 1), after)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        timer(every_ns=100),  # somebody has stopped it
+        timer(ticks=1),  # once, and it has rung
+        timer(left=1, every_ns=100),
+        timer(clock=0, left=5, flags=1),
+        timer(clock=0, left=5, flags=3),
+        inet("10.0.0.1"),
+    ],
+)
+def test_all_other_timers_stay(entry: bytes) -> None:
+    assert criu_files.rearmed(image(entry, regular("/b", 2))) == image(entry, regular("/b", 2))
+
+
+@given(st.binary(max_size=200))
+def test_what_is_no_list_of_timers_is_refused_or_left_alone(data: bytes) -> None:
+    try:
+        criu_files.rearmed(HEADER + data)
+    except Refused:
+        pass
