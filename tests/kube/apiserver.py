@@ -20,15 +20,21 @@ import yaml
 from architect.kube import Access, ApiError, Client
 from architect.kube.access import trusting
 
-READY_SECONDS = 90.0
+READY_SECONDS = 300.0
 WAIT_SECONDS = float(os.environ.get("WAIT", "60"))
 ADMIN, DAEMON = "token-of-the-admin", "token-of-the-daemon"
 RULES: list[dict[str, Any]] = [
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "patch"]},
     {"apiGroups": [""], "resources": ["pods/resize"], "verbs": ["patch"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
+    {
+        "apiGroups": [""],
+        "resources": ["configmaps"],
+        "resourceNames": ["architect-migration"],
+        "verbs": ["list", "watch"],
+    },
 ]
-"""All that the daemon may do, as its ClusterRole says."""
+"""All that the daemon may do, as its roles say."""
 
 
 def lacking() -> str:

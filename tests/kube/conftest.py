@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from architect.kube import Client
+from architect.kube import Client, pod_path, pods_path
+from tests.kube import migrating
 from tests.kube.apiserver import ApiServer, api_server, lacking
+from tests.kube.migrating import Node, Replica, Shop
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +27,40 @@ async def client(server: ApiServer) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-async def namespace(client: Client, request: pytest.FixtureRequest) -> str:
-    """A namespace of the test's own."""
+async def namespace(client: Client, request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """A namespace of the test's own. Its pods go with the test: a node claims ahead for whoever is bound to
+    it.
+    """
     made = await client.create("/api/v1/namespaces", {"metadata": {"generateName": "test-"}})
-    return str(made["metadata"]["name"])
+    name = str(made["metadata"]["name"])
+    yield name
+    for pod in await client.all(pods_path(name)):
+        await client.delete(pod_path(name, pod["metadata"]["name"]), gracePeriodSeconds="0")
+
+
+@pytest.fixture(scope="session")
+def prepared(server: ApiServer) -> None:
+    async def prepare() -> None:
+        async with Client(server.access()) as client:
+            await migrating.prepare(client)
+
+    asyncio.run(prepare())
+
+
+@pytest.fixture
+async def control(server: ApiServer, prepared: None) -> AsyncIterator[Replica]:
+    async with migrating.replica(server) as found:
+        yield found
+
+
+@pytest.fixture
+async def nodes(client: Client, control: Replica) -> AsyncIterator[list[Node]]:
+    async with migrating.nodes(client, control, "node-1", "node-2") as found:
+        yield found
+
+
+@pytest.fixture
+async def shop(client: Client, namespace: str) -> Shop:
+    found = Shop(client, namespace)
+    await found.deploy()
+    return found
