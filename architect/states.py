@@ -33,18 +33,23 @@ class Phase(StrEnum):
     HIBERNATING = "HIBERNATING"
     SCALED_DOWN = "SCALED_DOWN"
     WAKING = "WAKING"
+    LEAVING = "LEAVING"
+    ARRIVING = "ARRIVING"
     STOPPED = "STOPPED"
 
 
 # CREATED -> SCALED_DOWN: it begins in the image of another. HIBERNATING -> RUNNING: something was seen, or
 # the dump failed. WAKING -> SCALED_DOWN: the restore failed, the image is kept for another try. WAKING ->
-# RUNNING also for a fresh start. SCALED_DOWN -> STOPPED: SIGKILL needs no wake.
+# RUNNING also for a fresh start. SCALED_DOWN -> STOPPED: SIGKILL needs no wake. LEAVING -> SCALED_DOWN: the
+# daemon has not taken it. ARRIVING -> RUNNING: nothing came, it starts fresh.
 ALLOWED: Final[Mapping[Phase, frozenset[Phase]]] = {
-    Phase.CREATED: frozenset({Phase.RUNNING, Phase.SCALED_DOWN, Phase.STOPPED}),
+    Phase.CREATED: frozenset({Phase.RUNNING, Phase.SCALED_DOWN, Phase.ARRIVING, Phase.STOPPED}),
     Phase.RUNNING: frozenset({Phase.HIBERNATING, Phase.STOPPED}),
     Phase.HIBERNATING: frozenset({Phase.RUNNING, Phase.SCALED_DOWN, Phase.STOPPED}),
-    Phase.SCALED_DOWN: frozenset({Phase.WAKING, Phase.STOPPED}),
+    Phase.SCALED_DOWN: frozenset({Phase.WAKING, Phase.LEAVING, Phase.STOPPED}),
     Phase.WAKING: frozenset({Phase.RUNNING, Phase.SCALED_DOWN, Phase.STOPPED}),
+    Phase.LEAVING: frozenset({Phase.SCALED_DOWN, Phase.STOPPED}),
+    Phase.ARRIVING: frozenset({Phase.RUNNING, Phase.SCALED_DOWN, Phase.STOPPED}),
     Phase.STOPPED: frozenset(),
 }
 
@@ -121,18 +126,18 @@ _COLUMNS: Final = tuple(Phase)
 # cmd/containerd-shim-runc-v2/process/*_state.go); asleep counts as running. New limits wait for the
 # wake: they would wake every container whose requests Kubernetes lowers because it sleeps.
 _ANSWERS: Final[Mapping[Operation, Sequence[Answer]]] = {
-    #                     CREATED RUNNING   HIBERNATING SCALED_DOWN WAKING   STOPPED
-    Operation.START:      (_DO,   _NO,      _NO,        _NO,        _NO,     _NO),
-    Operation.HIBERNATE:  (_NO,   _DO,      _NO,        _NOTHING,   _NO,     _NO),
-    Operation.WAKE:       (_NO,   _NOTHING, _OFF,       _DO,        _JOIN,   _NO),
-    Operation.EXEC:       (_DO,   _DO,      _OFF,       _WAKE,      _QUEUE,  _NO),
-    Operation.KILL:       (_DO,   _DO,      _CUT,       _DO,        _CUT,    _NO),
-    Operation.SIGNAL:     (_DO,   _DO,      _OFF,       _WAKE,      _QUEUE,  _NO),
-    Operation.UPDATE:     (_DO,   _DO,      _QUEUE,     _KEEP,      _QUEUE,  _NO),
-    Operation.PAUSE:      (_NO,   _DO,      _OFF,       _WAKE,      _QUEUE,  _NO),
-    Operation.RESUME:     (_NO,   _DO,      _NO,        _NO,        _NO,     _NO),
-    Operation.CHECKPOINT: (_NO,   _DO,      _OFF,       _WAKE,      _QUEUE,  _NO),
-    Operation.DELETE:     (_DO,   _NO,      _NO,        _NO,        _NO,     _DO),
+    #                     CREATED RUNNING   HIBERNATING SCALED_DOWN WAKING   LEAVING ARRIVING STOPPED
+    Operation.START:      (_DO,   _NO,      _NO,        _NO,        _NO,     _NO,    _NO,     _NO),
+    Operation.HIBERNATE:  (_NO,   _DO,      _NO,        _NOTHING,   _NO,     _NO,    _NO,     _NO),
+    Operation.WAKE:       (_NO,   _NOTHING, _OFF,       _DO,        _JOIN,   _NO,    _JOIN,   _NO),
+    Operation.EXEC:       (_DO,   _DO,      _OFF,       _WAKE,      _QUEUE,  _NO,    _JOIN,   _NO),
+    Operation.KILL:       (_DO,   _DO,      _CUT,       _DO,        _CUT,    _DO,    _DO,     _NO),
+    Operation.SIGNAL:     (_DO,   _DO,      _OFF,       _WAKE,      _QUEUE,  _NO,    _JOIN,   _NO),
+    Operation.UPDATE:     (_DO,   _DO,      _QUEUE,     _KEEP,      _QUEUE,  _KEEP,  _DO,     _NO),
+    Operation.PAUSE:      (_NO,   _DO,      _OFF,       _WAKE,      _QUEUE,  _NO,    _JOIN,   _NO),
+    Operation.RESUME:     (_NO,   _DO,      _NO,        _NO,        _NO,     _NO,    _NO,     _NO),
+    Operation.CHECKPOINT: (_NO,   _DO,      _OFF,       _WAKE,      _QUEUE,  _NO,    _JOIN,   _NO),
+    Operation.DELETE:     (_DO,   _NO,      _NO,        _NO,        _NO,     _NO,    _NO,     _DO),
 }  # fmt: skip
 
 _IS: Final[Mapping[Phase, str]] = {
@@ -141,6 +146,8 @@ _IS: Final[Mapping[Phase, str]] = {
     Phase.HIBERNATING: "is falling asleep",
     Phase.SCALED_DOWN: "is asleep",
     Phase.WAKING: "is waking up",
+    Phase.LEAVING: "is leaving for another node",
+    Phase.ARRIVING: "waits for its memory to come from another node",
     Phase.STOPPED: "has ended",
 }
 

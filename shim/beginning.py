@@ -82,6 +82,7 @@ class Fitting:
 
     origin: Origin
     facts: images.Facts
+    image_bytes: int
     adapted: Adapted
 
     @property
@@ -119,7 +120,7 @@ async def check(origin: Origin, bed: Bed) -> Fitting:
         adapted = engine.adapt(subject, pid, origin.image.engine_path, facts.extra, now)
     except (images.ImageError, EngineError, GateError, OSError) as error:
         raise Unfit(str(error)) from error
-    return Fitting(origin, facts, adapted)
+    return Fitting(origin, facts, manifest.bytes, adapted)
 
 
 def _layers(origin: Origin, container: Container) -> str:
@@ -137,11 +138,16 @@ def _layers(origin: Origin, container: Container) -> str:
 async def enter(fitting: Fitting, bed: Bed) -> Sleep:
     """Has the container sleep there, its gate closed. The image of its sleep is whole, and its own.
 
-    Raises Unfit. If that has `touched` it, it has an empty writable layer, as at first, and no process.
+    Raises Unfit; the gate may be closed then. If that has `touched` it, it has an empty writable layer, as at
+    first, and no process.
     """
     container = bed.container
+    ports = sorted({*bed.settings.ports, *fitting.listening})
     try:
-        bed.gatekeeper.close(container.id, sorted({*bed.settings.ports, *fitting.listening}), bed.wake)
+        if bed.gatekeeper.closed(container.id):
+            bed.gatekeeper.extend(container.id, (), ports)
+        else:
+            bed.gatekeeper.close(container.id, ports, bed.wake)
     except GateError as error:
         raise Unfit(str(error)) from error
     await bed.engine.ready(bed.subject)
@@ -164,9 +170,8 @@ async def _leave(bed: Bed) -> None:
     """Undoes what can be undone."""
     await bed.engine.forget(bed.container.id)
     try:
-        bed.gatekeeper.open(bed.container.id)
         await _replace_layer(bed.container, "")
-    except (GateError, RpcError, OSError) as error:
+    except (RpcError, OSError) as error:
         log.warning("container %s does not begin as it should: %s", bed.container.id, error)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ from architect.engine.children import Children, Ended
 from architect.engine.errors import EngineError
 from architect.engine.runc import Runc, locate
 from architect.files import make_private_dirs
+from architect.hooks import PRE_STOP
 from architect.probes import EXEC_PROBE
 from architect.states import Phase
 from architect.ttrpc import containerd
@@ -38,13 +40,15 @@ from shim.streams import Streams, Uris, read_to_end
 
 if TYPE_CHECKING:
     from shim.probes import Doors
-    from shim.sleeper import Sleeper
+    from shim.traveller import Traveller
 
 Publish = Callable[[Any], None]
 _CONSOLE_SECONDS: Final = 10.0
 _FLUSH_SECONDS: Final = 12.0
 _PROBE_SECONDS: Final = 5.0
-_RESTING: Final = (Phase.HIBERNATING, Phase.SCALED_DOWN, Phase.WAKING)
+_HOOK_SECONDS: Final = 10.0
+"""In which kubelet, done with a preStop hook, has told the container to end."""
+_RESTING: Final = (Phase.HIBERNATING, Phase.SCALED_DOWN, Phase.WAKING, Phase.LEAVING)
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +74,7 @@ class Container:
         self.init = Process("", Streams(Uris("", "", "", False)))
         self.cgroup: Cgroup | None = None
         self._oom: asyncio.Task[None] | None = None
-        self.sleeper: Sleeper | None = None
+        self.sleeper: Traveller | None = None
         self.doors: Doors | None = None
         self.health = Health(lambda: None)
         self.init_end: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
@@ -78,6 +82,7 @@ class Container:
         """The pids of its init that containerd was told of."""
         self.guests: list[Container] = []
         """Containers that have joined its process namespace."""
+        self._prepared_until = 0.0
         self.paused = False
         self.mounted = False
         self.rootfs: list[containerd.Mount] = []
@@ -106,7 +111,8 @@ class Container:
 
     def visits(self) -> int:
         """How many execs run in it, and guests; probes are none."""
-        execs = sum(process.running() and not process.probe for process in self.execs.values())
+        ours = (process for process in self.execs.values() if not (process.probe or process.asking))
+        execs = sum(process.running() for process in ours)
         return execs + sum(guest.init.ended is None for guest in self.guests)
 
     async def create(self, uris: Uris, rootfs: list[containerd.Mount], origin: Import | None = None) -> None:
@@ -277,11 +283,13 @@ class Container:
                 Code.INVALID_ARGUMENT, f"the process of exec {exec_id} cannot be read: {error}"
             ) from error
         arguments: Any = document.get("args")
-        probe = isinstance(arguments, list) and arguments[:1] == [EXEC_PROBE]
-        if probe:
+        first = arguments[0] if isinstance(arguments, list) and arguments else None
+        probe, hook = first == EXEC_PROBE, first == PRE_STOP
+        if probe or hook:
             document["args"] = arguments[1:]
         streams = Streams(uris, self._owner(exec_id))
-        self.execs[exec_id] = Process(exec_id, streams, json.dumps(document).encode(), probe=probe)
+        spec = json.dumps(document).encode()
+        self.execs[exec_id] = Process(exec_id, streams, spec, probe=probe, hook=hook)
 
     async def start_exec(self, process: Process) -> None:
         """Has runc start a registered exec and follows it."""
@@ -315,6 +323,7 @@ class Container:
             return
         process.end(end.result())
         self._publish_exit(process)
+        self.hook_over(process)
         if process.probe:
             self._noted(process, end.result().code)
         elif self.sleeper is not None:
@@ -343,8 +352,9 @@ class Container:
             return "a probe or a scraper waits for its answer"
         return self.health.complaint
 
-    async def answer_probe(self, process: Process) -> None:
-        """An exec probe of a container that sleeps: as if it had run, in this process, and found all well.
+    async def answer(self, process: Process) -> None:
+        """An exec that is not run, a probe of who sleeps or a hook of who moves: as if it had, in this
+        process, and found all well.
 
         It gets its pid with its end, in one step: who kills an exec that takes too long must not kill a shim.
         """
@@ -359,6 +369,24 @@ class Container:
         )
         process.end(Ended(0, time.time_ns()))
         self._publish_exit(process)
+
+    # ---- its preStop hook
+
+    def preparing(self) -> None:
+        """Its preStop hook is to run: it ends, and does not move."""
+        self._prepared_until = math.inf
+
+    def hook_over(self, process: Process) -> None:
+        """A process has ended, which may have been its hook."""
+        if process.hook and self.prepared():
+            self._prepared_until = time.monotonic() + _HOOK_SECONDS
+
+    def prepared(self) -> bool:
+        """Whether its preStop hook runs, or has just run: it is about to end, and what was said then holds.
+
+        Not for ever: the one who says so may have been wrong.
+        """
+        return time.monotonic() < self._prepared_until
 
     def _noted(self, process: Process, code: int) -> None:
         command = json.dumps(json.loads(process.spec)["args"])[:200]

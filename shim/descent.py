@@ -5,6 +5,7 @@ Undoing it, whatever went wrong, is the sleeper's business: an attempt says what
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -44,10 +45,16 @@ class Bed:
 
 
 class Descent:
-    """The attempt, and the sleep that it has come to, as soon as that has an image, be it a whole one."""
+    """The attempt, and the sleep that it has come to, as soon as that has an image, be it a whole one.
 
-    def __init__(self, bed: Bed) -> None:
+    `final`: the container does not wake here again, so what has come and is not read keeps it from nothing.
+    """
+
+    def __init__(self, bed: Bed, *, final: bool = False) -> None:
         self._bed = bed
+        self._final = final
+        self.frozen_ns = 0
+        """Since when it has been frozen (monotonic)."""
         self.sleep: Sleep | None = None
         self.saved_bytes = 0
 
@@ -67,6 +74,7 @@ class Descent:
         ports = sorted({*bed.settings.ports, *listening})
         bed.gatekeeper.close(container.id, ports, bed.wake)
         await cgroup.freeze()
+        self.frozen_ns = time.monotonic_ns()
         if container.init_end.done():  # before the freeze: its pid may be another's by now
             raise EngineError("its first process has ended")
         pids = cgroup.pids()
@@ -85,14 +93,12 @@ class Descent:
             sealed(sleep)
             return True
 
-        await bed.engine.sleep(
-            bed.subject, container.init.pid, sleep.image.engine_path, bed.place.logs, decide
-        )
+        pid, path = container.init.pid, sleep.image.engine_path
+        await bed.engine.sleep(bed.subject, pid, path, bed.place.logs, decide, final=self._final)
 
     def _raise_if(self, needed: Callable[[], str], pids: list[int]) -> None:
         """Raises Awake if anything has come since the gate was closed, or lies unread in the container."""
-        unread = sockets.snapshot(pids).unread()
-        if unread:
+        if not self._final and (unread := sockets.snapshot(pids).unread()):
             raise Awake(unread)
         if came := needed():
             raise Awake(f"{came} came")

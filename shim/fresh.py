@@ -62,13 +62,20 @@ async def listens_again(
     return True
 
 
-async def start_afresh(container: Container, listened: Collection[Port]) -> asyncio.Future[Ended]:
-    """Makes and starts the container anew; its first process's end. Returns when it listens, or when it has
-    not done so for long. Raises EngineError, OSError.
+async def start_afresh(
+    container: Container, listened: Collection[Port], *, made: bool = False
+) -> asyncio.Future[Ended]:
+    """Starts the container anew, making it first unless it was `made` already; its first process's end.
+
+    Returns when it listens, or when it has not done so for long. Raises EngineError, OSError.
     """
-    await container.recreate()
+    if made:
+        await container.runc.start()
+        end = container.init_end
+    else:
+        await container.recreate()
+        end = container.children.ended(container.init.pid)
     assert container.cgroup is not None  # runc has made it
-    end = container.children.ended(container.init.pid)
     try:
         if not await listens_again(container.cgroup, listened, end, _SECONDS):
             log.warning("container %s started fresh and does not listen", container.id)

@@ -73,6 +73,10 @@ class Gatekeeper:
         """
         self._gate.extend(container_id, connections, self._held[container_id].queue.number, ports)
 
+    def closed(self, container_id: str) -> bool:
+        """Whether the gate of a container is closed."""
+        return container_id in self._held
+
     def packets_seen(self, container_id: str) -> bool:
         """Whether any packet has come since the gate was closed."""
         return self._held[container_id].queue.stats().id_sequence > 0

@@ -29,16 +29,22 @@ class SleepImage:
     def __init__(self, directory: images.ImageDir) -> None:
         self._directory = directory
         self._syncing: asyncio.Task[None] | None = None
+        self._proved = False
         self.bytes = 0
+
+    @staticmethod
+    def following(root: str, identity: PodIdentity, after: int) -> images.ImageDir:
+        """Where the next image is to be: its generation is above `after`, and above what an earlier container
+        of this name has left on disk. Raises ValueError, OSError.
+        """
+        place = (root, identity.pod_uid, identity.container)
+        return images.ImageDir(*place, max(after + 1, images.next_generation(*place)))
 
     @classmethod
     def begin(cls, root: str, identity: PodIdentity, after: int) -> Self:
-        """Makes the directory of the next generation: above `after`, and above what an earlier container of
-        this name has left on disk. Raises ImageError, ValueError, OSError.
-        """
-        place = (root, identity.pod_uid, identity.container)
-        generation = max(after + 1, images.next_generation(*place))
-        return cls(images.begin(*place, generation))
+        """Makes the directory of the next generation. Raises ImageError, ValueError, OSError."""
+        place = cls.following(root, identity, after)
+        return cls(images.begin(root, place.pod_uid, place.container, place.generation))
 
     @property
     def generation(self) -> int:
@@ -88,8 +94,15 @@ class SleepImage:
         else:
             then()
 
+    def proved(self) -> None:
+        """Whoever brought it has proved it a moment ago: its next verdict is known, and nothing is read."""
+        self._proved = True
+
     async def verdict(self) -> str:
         """What is wrong with it; "" when it is what was sealed. Raises EngineError if none can tell now."""
+        if self._proved:
+            self._proved = False  # of one attempt; after a failure all is doubted
+            return ""
         try:
             await in_thread(lambda: images.verify(self._directory))
         except images.Corrupt as error:

@@ -38,12 +38,23 @@ def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """The first condition that is not met, as a sentence; "" when all are."""
     for name in [*now, *(name for name in before if name not in now)]:
         wanted, found = before.get(name, ""), now.get(name, "")
-        if found == wanted:
+        if found == wanted or (name == "image" and _in_full(found) == _in_full(wanted)):
             continue
         plain = not _is_digest(wanted) and not _is_digest(found)
         detail = f" ({wanted or 'none'} then, {found or 'none'} now)" if plain else ""
         return f"its {name} {'are others' if name.endswith('s') else 'is another'}{detail}"
     return ""
+
+
+def _in_full(image: str) -> str:
+    """An image's name with its registry: containerd 1.7 passes it on so, containerd 2 as the pod has it."""
+    if not image or _is_digest(image):
+        return image
+    first, slash, _ = image.partition("/")
+    if not slash:
+        return f"docker.io/library/{image}"
+    has_registry = "." in first or ":" in first or first == "localhost"
+    return image if has_registry else f"docker.io/{image}"
 
 
 def _digest(value: object) -> str:

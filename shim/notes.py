@@ -31,7 +31,7 @@ class Notes:
 
     def before(self) -> StateRecord | None:
         """What the container of the same name in the same pod, before this one, has left; None when it had
-        its end, or there was none.
+        its end, or never began, or there was none.
         """
         try:
             earlier = StateRecord.load(self._path)
@@ -40,8 +40,8 @@ class Notes:
         except Unusable as error:
             log.warning("what was before container %s is unknown: %s", self._record.container_id, error)
             return None
-        ended = earlier.phase in (Phase.CREATED, Phase.STOPPED)
-        return None if ended or earlier.container_id == self._record.container_id else earlier
+        nothing = earlier.phase in (Phase.CREATED, Phase.ARRIVING, Phase.STOPPED)
+        return None if nothing or earlier.container_id == self._record.container_id else earlier
 
     def forget(self) -> None:
         """Removes the file, unless another container has it by now. Raises OSError."""
@@ -59,7 +59,8 @@ class Notes:
         mine = self._record
         mine.image, mine.generation = image.path, image.generation
         mine.saved_bytes = history.saved_bytes
-        mine.active_ns, mine.started_ns = history.active_ns, time.time_ns()
+        # Its first start is over: an initial delay does not begin again.
+        mine.active_ns, mine.started_ns = history.active_ns, history.started_ns
         mine.sleeps, mine.wakes = history.sleeps, history.wakes
         mine.last_sleep_us, mine.last_wake_us = history.last_sleep_us, history.last_wake_us
         mine.last_wake_cause = history.last_wake_cause

@@ -13,6 +13,7 @@ from architect import probes, settings
 from architect.engine import Engine
 from architect.engine.children import Children
 from architect.gate import GateError
+from architect.states import Phase
 from architect.ttrpc import containerd, shim_v1
 from architect.ttrpc.server import Code, RpcError
 from shim.bundle import Bundle
@@ -21,8 +22,8 @@ from shim.gatekeeper import Gatekeeper
 from shim.health import Health
 from shim.place import Place
 from shim.probes import Doors
-from shim.sleeper import Sleeper
 from shim.status import of
+from shim.traveller import Traveller
 
 _WATCH_KEPT: Final = 256
 
@@ -126,10 +127,12 @@ class Pod:
 
     def _sleeper(
         self, container: Container, wanted: settings.ContainerSettings, identity: settings.PodIdentity
-    ) -> Sleeper:
+    ) -> Traveller:
         place = Place.of(identity)
         changed = lambda: self.changed(container.id)  # noqa: E731
-        return Sleeper(container, wanted, identity, self._engine, self.gatekeeper(container), place, changed)
+        return Traveller(
+            container, wanted, identity, self._engine, self.gatekeeper(container), place, changed
+        )
 
     def gatekeeper(self, container: Container) -> Gatekeeper:
         """The pod's gatekeeper, made with its first managed container."""
@@ -139,6 +142,23 @@ class Pod:
             self._gatekeeper = Gatekeeper(container.bundle.netns)
             self._gatekeeper.listen(bind_seqpacket(self._gate_path))
         return self._gatekeeper
+
+    async def leaves(self, container: Container, number: int, *, hook: bool = False) -> bool:
+        """Whether a container that gets signal `number`, which is to end it, leaves the node instead. With it
+        go all of its pod that are managed: they freeze together.
+
+        `hook`: the signal is still to come, after its preStop hook; of who has not arrived there is no end to
+        be prepared.
+        """
+        if container.sleeper is None:
+            return False
+        if hook and container.sleeper.phase is Phase.ARRIVING:
+            return True
+        managed = [each.sleeper for each in self.containers.values() if each.sleeper is not None]
+        answers = await asyncio.gather(
+            *(each.leaves(number, told=each is container.sleeper and not hook) for each in managed)
+        )
+        return answers[managed.index(container.sleeper)]
 
     def remove(self, container_id: str) -> None:
         """Forgets a container."""

@@ -31,6 +31,10 @@ class Process:
     starting: bool = False
     probe: bool = False
     """Kubelet's question, no use of the container: it neither wakes nor keeps awake."""
+    hook: bool = False
+    """Kubelet's, before it ends the container: run only if the container does not move."""
+    asking: bool = False
+    """It is a hook of which it is not known (yet) that it is to run: no use of the container."""
     left: asyncio.Event = field(default_factory=asyncio.Event)
     """It has ended, or could not be started."""
     ended: Ended | None = None

@@ -18,107 +18,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
-from architect.engine import Declined, Engine, EngineError, Subject
-from architect.engine.cgroup import Cgroup
+from architect.engine import Declined, EngineError
 from architect.engine.children import Ended
-from architect.files import remove_flat
-from architect.gate import GateError
-from architect.settings import ContainerSettings, PodIdentity
-from architect.states import Answer, Operation, Phase, StateRecord, answer, refusal
+from architect.files import make_private_dirs, remove_flat
+from architect.states import Answer, Operation, Phase, answer, refusal
 from architect.ttrpc.server import Code, RpcError
 from shim import layer, limits
-from shim.beginning import Beginning, Unfit
-from shim.descent import Awake, Bed, Descent
+from shim.beginning import Beginning, Begun, Unfit
+from shim.descent import Awake, Descent
 from shim.fresh import aside, start_afresh
-from shim.image import Damaged, Discarding, Sleep, SleepImage
-from shim.notes import Notes
-from shim.place import Claim, Place
-from shim.tries import Tries
+from shim.image import Damaged, Sleep, SleepImage
+from shim.resting import Resting
 
-if TYPE_CHECKING:
-    from shim.container import Container
-    from shim.gatekeeper import Gatekeeper
-
-_SIGKILL_CODE: Final = 137
 _DEATH_SECONDS: Final = 10.0
 
 log = logging.getLogger(__name__)
 
 
-class Sleeper:
+class Sleeper(Resting):
     """The sleep of a managed container. It changes under the container's lock; `phase` may always be read."""
-
-    def __init__(
-        self,
-        container: Container,
-        settings: ContainerSettings,
-        identity: PodIdentity,
-        engine: Engine,
-        gatekeeper: Gatekeeper,
-        place: Place,
-        changed: Callable[[], None],
-    ) -> None:
-        self._container = container
-        self.settings = settings
-        self._identity = identity
-        self._engine = engine
-        self._gatekeeper = gatekeeper
-        self._place = place
-        self._claim = Claim(place)
-        self._sleep: Sleep | None = None
-        self._discarding = Discarding()
-        self._wake_wanted = ""
-        self._killed = False
-        self._waking: asyncio.Task[None] | None = None
-        self._tries = Tries(lambda: self.want("packet"))
-        self._held_end: Ended | None = None
-        self._held_update: bytes | None = None
-        self._shares = limits.shares(container.bundle.spec)
-        self.record = StateRecord(container_id=container.id)
-        self.notes = Notes(self.record, place.state, changed)
-
-    @property
-    def _cgroup(self) -> Cgroup:
-        assert self._container.cgroup is not None  # runc has made it before anything is asked of a sleeper
-        return self._container.cgroup
-
-    # ---- what happened to the container
-
-    @property
-    def phase(self) -> Phase:
-        """Where the container is."""
-        return self.record.phase
-
-    def started(self) -> None:
-        """The init runs, or sleeps as if it did."""
-        if self.phase is Phase.CREATED:
-            self.record.started_ns = self.record.active_ns = time.time_ns()
-            self.notes.move(Phase.RUNNING)
-
-    def stopped(self) -> None:
-        """The container has ended for good: its gate opens, so that packets meet the truth."""
-        self._tries.over()
-        self._open_gate()
-        self.notes.move(Phase.STOPPED)
-        self._claim.release()
-
-    def exec_ended(self) -> None:
-        """An exec has ended: that counts as activity up to now."""
-        self.notes.active()
-
-    def take_end(self, ended: Ended) -> bool:
-        """Whether the end of the init's processes is part of falling asleep; a real end is not ours to keep.
-
-        While the dump runs nobody can know: the end is kept, and given back if the dump turns out to have
-        failed.
-        """
-        if self.phase is Phase.HIBERNATING:
-            self._held_end = ended
-            return True
-        return self.phase in (Phase.SCALED_DOWN, Phase.WAKING)
 
     # ---- beginning
 
@@ -138,36 +58,21 @@ class Sleeper:
                 if reason.touched:
                     await container.recreate()
                     container.watch_init(container.children.ended(container.init.pid))
+                self._open_gate()
                 return reason.touched
             if begun is None:
                 return False
-            self._sleep = begun.sleep
-            self.notes.carry_on(begun.origin.history, begun.sleep.image)
+            self._lie_down(begun)
             left = SleepImage(begun.origin.image)
             self._make_durable(lambda: self._discarding.begin(left))
         if self._needed():
             self.want("packet")
         return True
 
-    def _bed(self) -> Bed:
-        return Bed(
-            self._container,
-            self._subject(),
-            self.settings,
-            self._identity,
-            self._engine,
-            self._gatekeeper,
-            self._place,
-            (lambda: self.want("packet")) if self.settings.monitor else None,
-        )
-
-    def _make_durable(self, then: Callable[[], None] = lambda: None) -> None:
-        def written() -> None:
-            self.notes.write(durable=True)
-            then()
-
-        if self._sleep is not None:
-            self._sleep.image.sync_later(self.record.layer, written)
+    def _lie_down(self, begun: Begun) -> None:
+        """Is asleep from now on, in the image of another."""
+        self._sleep = begun.sleep
+        self.notes.carry_on(begun.origin.history, begun.sleep.image)
 
     # ---- falling asleep
 
@@ -185,7 +90,7 @@ class Sleeper:
         self._check_may_sleep()
         if self.phase is not Phase.SCALED_DOWN:
             task = asyncio.create_task(self._hibernate(), name=f"sleep {self._container.id}")
-            task.add_done_callback(_consume)
+            task.add_done_callback(consume)
             await asyncio.shield(task)
 
     async def _hibernate(self) -> None:
@@ -193,30 +98,34 @@ class Sleeper:
             self._check_may_sleep()
             if self.phase is Phase.SCALED_DOWN:
                 return
-            began = time.monotonic_ns()
-            self._wake_wanted = ""
-            self._killed = False
-            self._held_end = None
-            self.notes.move(Phase.HIBERNATING)
-            try:
-                await self._fall_asleep()
-            except (Awake, Declined) as reason:
-                await self._stay_awake()
-                sentence = f"container {self._container.id} stays awake: {reason}"
-                raise RpcError(Code.ABORTED, sentence) from reason
-            except Exception as error:  # whatever it was, nobody may be left frozen
-                if not self._killed:
-                    self.notes.failed("hibernate", error)
-                await self._stay_awake()
-                raise RpcError(Code.INTERNAL, f"container {self._container.id} runs on: {error}") from error
-            await self._bury()
-            self.record.sleeps += 1
-            self.record.last_sleep_us = (time.monotonic_ns() - began) // 1000
-            self.notes.move(Phase.SCALED_DOWN)
+            await self._go_to_sleep()
             await self._engine.ready(self._subject())
             self._make_durable()
         if self._wake_wanted or (self.settings.monitor and self._gatekeeper.packets_seen(self._container.id)):
             self.want(self._wake_wanted or "packet")
+
+    async def _go_to_sleep(self, *, final: bool = False) -> None:
+        """Falls asleep, or runs on. `final`: whatever still comes for it. Raises RpcError."""
+        began = time.monotonic_ns()
+        self._wake_wanted = self._called_off = ""
+        self._killed = False
+        self._held_end = None
+        self.notes.move(Phase.HIBERNATING)
+        try:
+            await self._fall_asleep(final=final)
+        except (Awake, Declined) as reason:
+            await self._stay_awake()
+            sentence = f"container {self._container.id} stays awake: {reason}"
+            raise RpcError(Code.ABORTED, sentence) from reason
+        except Exception as error:  # whatever it was, nobody may be left frozen
+            if not self._killed:
+                self.notes.failed("hibernate", error)
+            await self._stay_awake()
+            raise RpcError(Code.INTERNAL, f"container {self._container.id} runs on: {error}") from error
+        await self._bury()
+        self.record.sleeps += 1
+        self.record.last_sleep_us = (time.monotonic_ns() - began) // 1000
+        self.notes.move(Phase.SCALED_DOWN)
 
     def _check_may_sleep(self) -> None:
         reason = refusal(self.phase, Operation.HIBERNATE) or self.refusal()
@@ -229,17 +138,18 @@ class Sleeper:
                 Code.FAILED_PRECONDITION, f"container {self._container.id} cannot be put to sleep: {reason}"
             )
 
-    async def _fall_asleep(self) -> None:
-        descent = Descent(self._bed())
+    async def _fall_asleep(self, *, final: bool) -> None:
+        descent = Descent(self._bed(), final=final)
 
         def sealed(sleep: Sleep) -> None:
             self.record.image = sleep.image.path
             self.notes.write(durable=False)
 
         try:
-            await descent.run(self.record.generation, self._needed, sealed)
+            needed = self._needed_elsewhere if final else self._needed
+            await descent.run(self.record.generation, needed, sealed)
         finally:
-            self._sleep = descent.sleep
+            self._sleep, self._frozen_ns = descent.sleep, descent.frozen_ns
             if descent.sleep is not None:
                 self.record.generation = descent.sleep.image.generation
                 self.record.saved_bytes = descent.saved_bytes
@@ -250,6 +160,10 @@ class Sleeper:
             return "SIGKILL" if self._killed else self._wake_wanted
         seen = self.settings.monitor and self._gatekeeper.packets_seen(self._container.id)
         return "a packet" if seen else ""
+
+    def _needed_elsewhere(self) -> str:
+        """As `_needed`, of a container that does not wake here again."""
+        return "SIGKILL" if self._killed else self._called_off
 
     async def _bury(self) -> None:
         """CRIU has killed the processes frozen: thawed, they die. The cgroup stays, it is runc's."""
@@ -318,7 +232,7 @@ class Sleeper:
 
     def _wake_done(self, task: asyncio.Task[None]) -> None:
         self._waking = None
-        _consume(task)
+        consume(task)
 
     async def _wake(self, cause: str) -> None:
         async with self._container.lock:
@@ -360,6 +274,8 @@ class Sleeper:
                 return await verified == ""
 
             try:
+                # Another node's image comes without, and logs are cleaned.
+                make_private_dirs(self._place.logs)
                 pid, end = await self._engine.wake(
                     self._subject(), sleep.image.engine_path, self._place.log_directory(), sleep.extra, sound
                 )
@@ -420,14 +336,6 @@ class Sleeper:
 
     # ---- the rest
 
-    def hold_update(self, resources: bytes) -> None:
-        """Keeps new limits until the wake."""
-        self._held_update = limits.merged(self._held_update, resources)
-
-    def updated(self, resources: bytes) -> None:
-        """New limits hold, and it is awake: the CPU shares they set hold after the next wake, too."""
-        self._shares = limits.shares({"linux": {"resources": limits.read(resources)}}) or self._shares
-
     async def kill(self) -> bool:
         """SIGKILL: ends a sleeper as it is, breaks off dump and restore. False: the caller has to kill."""
         if answer(self.phase, Operation.KILL) is Answer.CUT_SHORT:
@@ -435,21 +343,9 @@ class Sleeper:
             self._engine.cut_short(self._container.id)
             self._kill_all()
         async with self._container.lock:
-            if self.phase is Phase.SCALED_DOWN:
+            if self.phase in (Phase.SCALED_DOWN, Phase.LEAVING, Phase.ARRIVING):
                 await self._die()
             return self.phase is Phase.STOPPED
-
-    async def _die(self) -> None:
-        """Ends a container that sleeps, or is half restored."""
-        await self._engine.forget(self._container.id)
-        self._kill_all()
-        self._container.finish_init(Ended(_SIGKILL_CODE, time.time_ns()))
-
-    def _kill_all(self) -> None:
-        try:
-            self._cgroup.kill()
-        except EngineError as error:
-            self.notes.failed("kill", error)
 
     async def remove(self) -> None:
         """Removes the container's image and state; what was put aside for diagnosis stays."""
@@ -463,37 +359,8 @@ class Sleeper:
         self._place.leave()
         self._claim.release()
 
-    def _subject(self) -> Subject:
-        container = self._container
-        return Subject(
-            container_id=container.id,
-            spec=container.bundle.spec,
-            rootfs=container.bundle.rootfs,
-            netns=container.bundle.netns,
-            cgroup=self._cgroup,
-            streams=container.init.streams.process_ends(),
-        )
 
-    @property
-    def image_bytes(self) -> int:
-        """What the image takes on disk; 0 while awake."""
-        return self._sleep.image.bytes if self._sleep is not None else 0
-
-    def _drop_image(self) -> None:
-        """Forgets the image and has it removed; nobody waits for the disk."""
-        sleep, self._sleep = self._sleep, None
-        self.record.image = ""
-        if sleep is not None:
-            self._discarding.begin(sleep.image)
-
-    def _open_gate(self) -> None:
-        try:
-            self._gatekeeper.open(self._container.id)
-        except GateError as error:
-            self.notes.failed("gate", error)
-
-
-def _consume(task: asyncio.Task[None]) -> None:
+def consume(task: asyncio.Task[None]) -> None:
     """Wakes nobody waits for: their failure is in the container's failures and in the log already."""
     if not task.cancelled() and task.exception() is not None:
         log.warning("%s: %s", task.get_name(), task.exception())

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 SERVICES: Final = (containerd.TASK_V2, containerd.TASK_V3)
 
 
+_ENDING: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGRTMIN + 3)
+"""What images name as the signal that is to end them."""
+
+
 class TaskService:
     """The Task calls, over the containers of one pod."""
 
@@ -114,7 +118,9 @@ class TaskService:
         if process.status is not Status.CREATED or process.starting:
             raise RpcError(Code.FAILED_PRECONDITION, f"exec {process.exec_id} of {container.id} was started")
         if process.probe and container.resting():
-            await container.answer_probe(process)
+            await container.answer(process)
+            return containerd.StartResponse(pid=process.pid)
+        if process.hook and await self._left_out(container, process):
             return containerd.StartResponse(pid=process.pid)
         process.starting = True  # from here on the container does not fall asleep
         try:
@@ -126,6 +132,7 @@ class TaskService:
             process.starting = False
             if process.status is Status.CREATED:
                 process.left.set()
+                container.hook_over(process)
         self._pod.publish(
             containerd.TaskExecStarted(container_id=container.id, exec_id=process.exec_id, pid=process.pid),
         )
@@ -133,6 +140,23 @@ class TaskService:
         if not process.probe:
             self._pod.changed(container.id)
         return containerd.StartResponse(pid=process.pid)
+
+    async def _left_out(self, container: Container, process: Process) -> bool:
+        """Whether a preStop hook is not to run: its container goes on elsewhere, or has not begun.
+
+        It is asked once: what is said now holds when kubelet, right after the hook, tells it to end.
+        """
+        process.starting = process.asking = True
+        try:
+            if await self._pod.leaves(container, signal.SIGTERM, hook=True):
+                await container.answer(process)
+                return True
+        finally:
+            process.starting = False
+        process.asking = False
+        if container.sleeper is None or not container.sleeper.stays:
+            container.preparing()  # whoever says by hand that this is a hook does not end the container
+        return False
 
     async def delete(self, request: containerd.DeleteRequest) -> containerd.DeleteResponse:
         """Removes an ended container or exec and answers how it ended."""
@@ -247,6 +271,8 @@ class TaskService:
         container = self._pod.get(request.id)
         process = container.process(request.exec_id)
         if not request.exec_id and container.init.ended is None:
+            if request.signal in _ENDING and await self._pod.leaves(container, request.signal):
+                return Empty()
             if request.signal != signal.SIGKILL:
                 await _clear(container, Operation.SIGNAL)
             elif container.sleeper is not None and await container.sleeper.kill():

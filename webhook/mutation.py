@@ -27,6 +27,7 @@ from webhook.asking import LABEL, Asker, Namespace, Unfit, asker, runtime_class
 from webhook.doors import repoint
 from webhook.environment import without_multipath_tcp
 from webhook.fitness import check_named, check_pod, default_managed, init_names
+from webhook.hooks import mark_hooks
 from webhook.patches import Operation, difference
 from webhook.pods import Fields, annotations_of, containers, section, text
 
@@ -80,6 +81,7 @@ def _prepare(pod: Fields, asked_by: Asker, notes: list[str]) -> dict[str, Contai
     if asked_by is not Asker.CLASS:
         _watch(pod)
     repoint(pod, managed, notes)
+    mark_hooks(pod, managed, notes)
     without_multipath_tcp(pod, managed, notes)
     return _settings(pod)
 

@@ -118,6 +118,8 @@ def test_it_sleeps_on_with_memory_and_files_and_wakes_by_a_packet(run: Run, foll
     assert (now.phase, now.sleeps, now.failures) == ("SCALED_DOWN", before.sleeps, [])
     assert (again.status().state, again.pod.addresses != app.pod.addresses) == (1, True)
     assert get(again) == "3"
+    get(again, "/log?n=1")
+    again.await_line("line 1")
     assert (status(again).phase, status(again).wakes) == ("RUNNING", before.wakes + 1)
     python(again, PROVE)
     hibernate_when_quiet(again)

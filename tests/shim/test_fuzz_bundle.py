@@ -100,7 +100,7 @@ def ask_everything(bundle: Bundle) -> None:
     spaces = plan.namespace_paths(bundle.spec)
     with contextlib.suppress(Refused):  # a mount of which nobody knows where it comes from
         external = plan.external_mounts(bundle.spec, TABLE, CGROUP)
-        numbers = {"image_fd": 3, "log_fd": 4}
+        numbers: Any = {"image_fd": 3, "log_fd": 4}
         plan.dump_options(
             pid=1, root="/r", netns_inode=5, freezer="/f", external=external, watched=[], **numbers
         )

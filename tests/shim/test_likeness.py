@@ -65,6 +65,22 @@ def test_the_first_difference_is_told(spec: dict[str, Any], sentence: str) -> No
     assert difference(conditions(SPEC), conditions(spec)) == sentence
 
 
+@pytest.mark.parametrize(
+    ("short", "full"),
+    [
+        ("local/web:1", "docker.io/local/web:1"),
+        ("busybox", "docker.io/library/busybox"),
+        ("localhost/web:1", "localhost/web:1"),
+        ("registry:5000/web", "registry:5000/web"),
+        ("sha256:0123", "sha256:0123"),
+    ],
+)
+def test_an_image_is_the_same_by_its_short_name_and_in_full(short: str, full: str) -> None:
+    one, other = ({"image": name} for name in (short, full))
+    assert difference(one, other) == difference(other, one) == ""
+    assert difference(one, {"image": f"{full}.1"})
+
+
 def test_a_condition_that_is_not_known_here_is_not_met() -> None:
     assert difference({**conditions(SPEC), "phase of the moon": "full"}, conditions(SPEC)) == (
         "its phase of the moon is another (full then, none now)"

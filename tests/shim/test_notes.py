@@ -23,6 +23,7 @@ def follower(path: Path) -> Notes:
         pytest.param("old", Phase.RUNNING, True, id="one that ran"),
         pytest.param("old", Phase.STOPPED, False, id="one that ended had its end"),
         pytest.param("old", Phase.CREATED, False, id="one that never ran has left nothing"),
+        pytest.param("old", Phase.ARRIVING, False, id="what was to come to one before can come to this one"),
         pytest.param("new", Phase.SCALED_DOWN, False, id="itself"),
     ],
 )

@@ -38,8 +38,8 @@ def test_from_every_phase_the_container_can_end() -> None:
 
 def test_sleep_comes_by_falling_asleep_or_from_another_container_and_ends_by_waking_or_dying() -> None:
     before = {old for old in Phase if Phase.SCALED_DOWN in ALLOWED[old]}
-    assert before == {Phase.CREATED, Phase.HIBERNATING, Phase.WAKING}
-    assert ALLOWED[Phase.SCALED_DOWN] == {Phase.WAKING, Phase.STOPPED}
+    assert before == {Phase.CREATED, Phase.HIBERNATING, Phase.WAKING, Phase.LEAVING, Phase.ARRIVING}
+    assert ALLOWED[Phase.SCALED_DOWN] == {Phase.WAKING, Phase.LEAVING, Phase.STOPPED}
 
 
 def test_an_impossible_step_tells_how_it_came_to_it() -> None:
@@ -92,4 +92,4 @@ def test_what_a_request_means(phase: Phase, operation: Operation, expected: Answ
 def test_what_waits_or_joins_does_so_only_while_something_is_under_way() -> None:
     for phase, operation in itertools.product(Phase, Operation):
         if answer(phase, operation) in (Answer.JOIN, Answer.QUEUE, Answer.CALL_OFF, Answer.CUT_SHORT):
-            assert phase in (Phase.HIBERNATING, Phase.WAKING)
+            assert phase in (Phase.HIBERNATING, Phase.WAKING, Phase.ARRIVING)

@@ -180,7 +180,7 @@ def test_a_pod_that_uses_every_port_is_refused() -> None:
         mutate(pod(container(ports=ports, livenessProbe={"httpGet": {"port": 29000}})))
 
 
-def test_lifecycle_hooks_stay() -> None:
-    hooks = {"preStop": {"exec": {"command": ["true"]}}, "postStart": {"httpGet": {"port": 8080}}}
+def test_requests_of_lifecycle_hooks_lead_to_the_application() -> None:
+    hooks = {"preStop": {"httpGet": {"port": 8080}}, "postStart": {"httpGet": {"port": 8080}}}
     given = pod(container(lifecycle=hooks, livenessProbe={"httpGet": {"port": 8080}}))
     assert after(given)["spec"]["containers"][0]["lifecycle"] == hooks
