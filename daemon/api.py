@@ -63,6 +63,9 @@ def people_app(node: Node) -> web.Application:
         named = sorted((c for c in node.containers if c.status.name), key=lambda c: (c.path, c.status.id))
         return _json({"containers": [listed(container) for container in named]})
 
+    async def kept(_: web.Request) -> web.Response:
+        return _json({"kept": [] if node.kept is None else await node.kept()})
+
     async def explain(request: web.Request) -> web.Response:
         container = _find(node, request)
         return _json(explained(container, node.audience.explained(container)))
@@ -79,6 +82,7 @@ def people_app(node: Node) -> web.Application:
 
     app.router.add_get("/v1/health", health)
     app.router.add_get("/v1/containers", containers)
+    app.router.add_get("/v1/kept", kept)
     app.router.add_get("/v1/containers/{reference:.+}/explain", explain)
     app.router.add_post("/v1/containers/{reference:.+}/hibernate", hibernate)
     app.router.add_post("/v1/containers/{reference:.+}/wake", wake)
@@ -88,11 +92,10 @@ def people_app(node: Node) -> web.Application:
 def private_socket(path: str) -> socket.socket:
     """A listening unix socket at `path`, 0600, in the place of a predecessor's. Raises OSError."""
     fresh = f"{path}.new"
-    for name in (fresh, path):
-        try:
-            os.unlink(name)
-        except FileNotFoundError:
-            continue
+    try:
+        os.unlink(fresh)
+    except FileNotFoundError:
+        pass
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         listener.bind(fresh)

@@ -96,6 +96,10 @@ class Containers:
         """The containers of one shim."""
         return [container for container in self._by_id.values() if container.shim is shim]
 
+    def of_pod(self, uid: str) -> list[ContainerStatus]:
+        """How the containers of a pod are."""
+        return [container.status for container in self._by_id.values() if container.pod.uid == uid]
+
     def learn(
         self, shim: Shim, pod: Pod, status: ContainerStatus
     ) -> tuple[Container, ContainerStatus | None] | None:

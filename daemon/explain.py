@@ -15,6 +15,8 @@ _DOING: Final = {
     Phase.HIBERNATING: "It is falling asleep.",
     Phase.SCALED_DOWN: "It is asleep.",
     Phase.WAKING: "It is waking up.",
+    Phase.LEAVING: "It leaves for another node.",
+    Phase.ARRIVING: "It waits for its memory to come from another node.",
     Phase.STOPPED: "It has ended.",
 }
 _NO_TRAFFIC: Final = "Traffic does not wake it, only exec: it has no network-monitor."

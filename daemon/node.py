@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from architect.room import Room
 from architect.states import Phase
@@ -23,6 +24,10 @@ from daemon.waking import Waking
 log = logging.getLogger(__name__)
 
 
+Kept = Callable[[], Awaitable[list[dict[str, Any]]]]
+"""The states that left this node and that nobody has taken, for people."""
+
+
 class Node:
     """Ties the parts together: a listener of the shims (`shim.Listener`)."""
 
@@ -30,6 +35,7 @@ class Node:
         self, directory: str, restore_limit: int, kernel: Kernel, adopt: Callable[[int], Queue], room: Room
     ) -> None:
         self.audience: Audience = Nobody()
+        self.kept: Kept | None = None
         self.containers = Containers()
         self.metrics = Metrics(self.containers)
         self.tasks = Tasks()

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from architect.files import make_private_dirs
 from architect.room import Room
+from architect.ttrpc import node_v1
 from daemon import VERSION
 from daemon.api import metrics_app, people_app, private_socket
 from daemon.arguments import Settings
@@ -54,6 +55,8 @@ async def running(
             shims = os.path.join(settings.run_dir, SHIMS)
             node = Node(shims, settings.restore_limit, kernel, adopt, room or Room())
             stack.push_async_callback(node.close)
+            if settings.migration is None:
+                _forget_moves(settings.run_dir)
             if settings.kubernetes:
                 await _report(stack, node, settings)
             await _serve_people(stack, node, os.path.join(settings.run_dir, API_SOCKET))
@@ -87,6 +90,14 @@ async def run(
     log.info("the daemon has ended; the shims carry on")
 
 
+def _forget_moves(run_dir: str) -> None:
+    """Removes the socket of a daemon before this one that took part in moves: nobody is to wait for it."""
+    try:
+        os.unlink(os.path.join(run_dir, os.path.basename(node_v1.SOCKET)))
+    except FileNotFoundError:
+        return
+
+
 @contextmanager
 def _only_one(path: str) -> Iterator[None]:
     """Holds the lock of the run directory: two daemons would take each other's queues away. Raises Unable."""
@@ -117,6 +128,16 @@ async def _report(stack: AsyncExitStack, node: Node, settings: Settings) -> None
     node.metrics.reports_waiting.set_function(lambda: len(reports.rounds))
     node.metrics.connected.set_function(lambda: not reports.lost_because)
     node.metrics.events_dropped.set_function(lambda: reports.events.dropped)
+    if settings.migration is not None:
+        # gRPC is memory that a daemon without a control plane does not have to spend.
+        from daemon.moving.service import start
+
+        events = reports.events.happened
+        moving = await start(
+            stack, settings.migration, settings.run_dir, settings.node_name, node, client, events
+        )
+        node.kept = moving.leaving.kept
+        reports.appeared = moving.arriving.appeared
 
 
 async def _serve_people(stack: AsyncExitStack, node: Node, path: str) -> None:

@@ -163,8 +163,10 @@ def uninstall(wishes: Wishes) -> Iterator[str]:
             " state of those asleep, stay until the next uninstall"
         )
         return
-    places.remove_everything()
+    copies = places.remove_everything()
     yield f"removed {places.HOME} and {', '.join(places.STATE)}"
+    if copies:
+        yield f"copies of containers that have left and that nobody has taken stay in {', '.join(copies)}"
 
 
 def _unconfigure(record: places.Record, wishes: Wishes) -> Iterator[str]:

@@ -26,8 +26,11 @@ from daemon.installer.errors import Refused
 HOME: Final = "/opt/architect"
 CURRENT: Final = HOME + "/current"
 RECORD: Final = HOME + "/installed.json"
-STATE: Final = ("/run/architect", "/var/lib/architect/pods", "/var/log/architect")
+_LIB: Final = "/var/lib/architect"
+STATE: Final = ("/run/architect", f"{_LIB}/pods", f"{_LIB}/arriving", "/var/log/architect")
 """What shims and daemon keep elsewhere."""
+_COPIES: Final = (f"{_LIB}/leaving", f"{_LIB}/kept")
+"""States of pods that have left, and that nobody has taken: somebody's only copies."""
 _DIGEST: Final = re.compile(r"[0-9a-f]{12}")
 _ZYGOTE: Final = "architect-zygote"[:15]  # as much of a name as the kernel keeps
 _RECORD_VERSION: Final = 1
@@ -181,13 +184,17 @@ def prune(keep: Collection[str]) -> list[str]:
     return sorted(used)
 
 
-def remove_everything() -> None:
-    """Remove all files of Architect's from the node; nothing may run any more."""
+def remove_everything() -> list[str]:
+    """Remove all files of Architect's from the node; nothing may run any more. Returns the folders that stay,
+    because copies are in them that nobody has taken.
+    """
     for folder in (*STATE, *(f"{HOME}/{digest}" for digest in digests(HOME))):
         shutil.rmtree(folder, ignore_errors=True)
     for path in (CURRENT, RECORD):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-    for folder in ("/var/lib/architect", HOME):
+    emptied = [folder for top in _COPIES for folder, _, _ in os.walk(top, topdown=False)]
+    for folder in (*emptied, _LIB, HOME):
         with contextlib.suppress(OSError):
             os.rmdir(folder)  # unless somebody keeps something there
+    return [folder for folder in _COPIES if os.path.exists(folder)]

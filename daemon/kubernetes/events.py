@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from architect.kube import ApiError, Busy, Client, NotFound, Refused, Unreachable
+from architect.kube import ApiError, Busy, Client, Conflict, NotFound, Refused, Unreachable
 from architect.kube.following import Backoff
 from daemon.containers import Pod
 from daemon.kubernetes.happenings import Happening
@@ -45,6 +45,8 @@ class _Entry:
     first: datetime
     last: datetime
     count: int = 0
+    wanted: str = ""
+    """The name that the Event has been created by, perhaps: who got no answer does not know."""
     name: str = ""
     """The Event's name once it exists."""
     written: int = 0
@@ -115,9 +117,13 @@ class Events:
                 entry.name = str(made["metadata"]["name"])
         except NotFound:
             if entry.name:
-                entry.name = ""  # an Event lives for an hour; this one is written anew
+                entry.name = entry.wanted = ""  # an Event lives for an hour; this one is written anew
                 return
             self._drop(entry, count, "its namespace is gone")  # and with it the pod
+        except Conflict:
+            if not entry.name:
+                entry.name = entry.wanted  # an attempt without an answer has made it
+                return
         except (Busy, Unreachable) as error:
             await _until(self._heard, self._backoff.pause(error.after))
             return
@@ -143,11 +149,12 @@ class Events:
 
     def _event(self, entry: _Entry) -> dict[str, Any]:
         pod = entry.pod
+        # As others name theirs: the pod, and a number that no other Event of it has.
+        entry.wanted = entry.wanted or f"{pod.name[:200]}.{time.time_ns():x}"
         return {
             "apiVersion": "v1",
             "kind": "Event",
-            # As others name theirs: the pod, and a number that no other Event of it has.
-            "metadata": {"name": f"{pod.name[:200]}.{time.time_ns():x}", "namespace": pod.namespace},
+            "metadata": {"name": entry.wanted, "namespace": pod.namespace},
             "involvedObject": {
                 "apiVersion": "v1",
                 "kind": "Pod",

@@ -14,6 +14,7 @@ _FAILED: Final = {
     "thaw": "ScaleDownFailed",
     "wake": "ScaleUpFailed",
     "gate": "ScaleUpFailed",
+    "arrive": "MigrationUnavailable",
     _FRESH: "StartedFresh",
 }
 _LONGEST: Final = 900  # an Event's message may have 1024 characters
@@ -42,7 +43,8 @@ def happened(before: ContainerStatus | None, now: ContainerStatus) -> list[Happe
         sentence = f"Container {now.name} does not sleep, its annotations were refused: {now.settings_error}"
         found.append(Happening("SettingsRefused", sentence, warning=True))
     if before is None:
-        lost = [] if now.sleeps or now.wakes else [each for each in now.failures if each.operation == _FRESH]
+        begins = not (now.sleeps or now.wakes)
+        lost = [each for each in now.failures if begins and each.operation in (_FRESH, "arrive")]
         return found + [failed(now.name, each.operation, each.reason) for each in lost]
     known = {(failure.at_ns, failure.operation) for failure in before.failures}
     new = [failure for failure in now.failures if (failure.at_ns, failure.operation) not in known]

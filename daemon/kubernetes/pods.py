@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from architect.settings import Refused, container_settings
 from daemon.kubernetes.quantities import is_quantity
 
 STATUS: Final = "status.architect.loopholelabs.io/"
@@ -47,6 +48,8 @@ class PodView:
     """Those in ORIGINALS."""
     over: bool = False
     """It has ended, or is being deleted."""
+    awaited: tuple[str, ...] = ()
+    """Its managed containers, as long as none of the pod's has begun."""
     fixed: str = ""
     """Why its requests cannot be changed at all, "" when they can."""
     pending: str = ""
@@ -79,10 +82,24 @@ def view(pod: Mapping[str, Any]) -> PodView:
         labels={key: str(value) for key, value in labels.items() if key.startswith(STATUS)},
         annotations={key: str(annotations[key]) for key in ORIGINALS.values() if key in annotations},
         over="deletionTimestamp" in metadata or status.get("phase") in ("Succeeded", "Failed"),
+        awaited=_awaited(annotations, spec, status),
         fixed=_fixed(spec, annotations),
         pending=pending,
         pending_sentence=sentence,
     )
+
+
+def _awaited(
+    annotations: Mapping[str, Any], spec: Mapping[str, Any], status: Mapping[str, Any]
+) -> tuple[str, ...]:
+    if any("waiting" not in _object(each, "state") for each in _objects(status, "containerStatuses")):
+        return ()
+    texts = {key: value for key, value in annotations.items() if isinstance(value, str)}
+    names = [str(entry.get("name") or "") for entry in _objects(spec, "containers")]
+    try:
+        return tuple(name for name in names if container_settings(texts, name) is not None)
+    except Refused:
+        return ()
 
 
 def _fixed(spec: Mapping[str, Any], annotations: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -96,6 +96,8 @@ class Reports:
         self._connected = asyncio.Event()
         self.rounds = Rounds(self._tasks, self._round)
         self.events = Events(client, node)
+        self.appeared: Callable[[PodView], None] = lambda _: None
+        """Told of each pod that was not known before."""
         self.lost_because = "the API server has not answered yet"
 
     def start(self) -> None:
@@ -288,6 +290,7 @@ class Reports:
         known = self._pods.get(pod.uid)
         if known is None:
             self._pods[pod.uid] = _Known(pod)
+            self.appeared(pod)
         elif anyway or not _older(pod.version, known.pod.version):
             known.pod = pod
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from architect.kube import ApiError, Client, NotFound, Refused, Unreachable
+from architect.kube import ApiError, Client, Conflict, NotFound, Refused, Unreachable
 from daemon.containers import Pod
 from daemon.kubernetes.events import FIRST_INTERVAL_SECONDS, Events
 from daemon.kubernetes.happenings import Happening
@@ -26,10 +26,20 @@ class Recorder:
         self.written: list[tuple[str, int]] = []
         self.errors: list[ApiError] = []
         self.asked = 0
+        self.unheard = False
+        """The answer to what is created next gets lost."""
+        self.made: list[str] = []
 
     async def create(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         self._fail()
+        name = body["metadata"]["name"]
+        if name in self.made:
+            raise Conflict("it is there")
+        self.made.append(name)
         self.written.append(("create", body["count"]))
+        if self.unheard:
+            self.unheard = False
+            raise Unreachable("it did not answer in time")
         return {"metadata": {"name": f"event-{len(self.written)}"}}
 
     async def patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,3 +169,12 @@ async def test_only_so_many_are_kept_and_the_oldest_go_first() -> None:
     assert story.events.dropped == 5
     async with story.running():
         await until(lambda: len(story.server.written) == 10)
+
+
+async def test_what_was_written_without_an_answer_is_not_written_twice(story: Story) -> None:
+    story.server.unheard = True
+    async with story.running():
+        await story.happens()
+        await until(lambda: len(story.server.written) == 2)
+    [name] = story.server.made
+    assert story.server.written == [("create", 1), (name, 1)]
