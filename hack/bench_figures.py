@@ -27,6 +27,9 @@ FACTORS: Final = (
     ("exec", "exec_runc", 1.25),
     ("deployment_rollout", "deployment_rollout_runc", None),
     ("wake_first_byte_service", "wake_first_byte_pod_ip", None),
+    ("migrate_live_100mb", "drain_100mb_runc", None),
+    ("migrate_live_100mb_gap", "drain_100mb_runc_gap", None),
+    ("transfer", "transfer_copy", None),
 )
 """Ours may cost so many times the other, at the median of the same run, where there is a mark."""
 Row = dict[str, Any]

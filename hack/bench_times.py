@@ -12,6 +12,7 @@ from architect.ttrpc import codec, containerd, frames, rpc
 from hack.bench_figures import Figures
 from hack.bench_pods import ARCHITECT, RUNC, Sleeper, make_pod, start
 from hack.bench_restore import BareRestore
+from hack.bench_transfer import transfer
 from hack.control import SECONDS, Daemon, shim_socket
 from hack.cri import Cri, Pod
 
@@ -31,6 +32,7 @@ def times(cri: Cri, figures: Figures) -> None:
         _starts(cri, figures)
         _execs(cri, figures)
         _calls(cri, figures)
+    transfer(figures)
 
 
 def _small(cri: Cri, figures: Figures) -> None:

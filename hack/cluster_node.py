@@ -1,4 +1,4 @@
-"""A node of a cluster: a box within the cluster's box, with its own network, processes, mounts, cgroups.
+"""A node of a cluster: a box within the cluster's box, with network, processes, mounts, cgroups and clocks.
 
 Run by nodes.py in the cluster's box (`enter`, `exec`, `clear`) and by the node's process 1 (`up`). A node's
 changes to its file system and its disks are kept below /var/lib/nodes/NAME, so that it can be switched off
@@ -97,7 +97,7 @@ def execute(name: str, argv: list[str]) -> None:
         pid = file.read()
     for point in cgroups.all_hierarchies():
         mounts.write(f"{point}/{name}/{cgroups.LEAF}/cgroup.procs", "0")
-    kinds = ("mount", "uts", "ipc", "net", "pid", "cgroup")
+    kinds = ("mount", "uts", "ipc", "net", "pid", "time", "cgroup")
     enter_it = ["nsenter", f"--target={pid}", *(f"--{kind}" for kind in kinds), "--"]
     os.execvpe(enter_it[0], [*enter_it, *argv], {**_ENVIRONMENT, "TERM": os.environ.get("TERM", "dumb")})
 

@@ -63,6 +63,9 @@ def keep_logs(directory: str) -> None:
         os.makedirs(f"{directory}/{name}")
         for log in glob.glob(f"{place}/*.log"):
             shutil.copy(log, f"{directory}/{name}")
+        for log in glob.glob(f"{place}/pods/architect_*/*/*.log"):  # NAMESPACE_POD_UID/CONTAINER/RUN.log
+            pod, container, run = log.split("/")[-3:]
+            shutil.copy(log, f"{directory}/{name}/{pod.split('_')[1]}-{container}-{run}")
 
 
 def _start() -> int:

@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name
 
 LIBRARY = "usr/lib/architect"
 _ROOMS = {"node": ("architect", "daemon"), "control": ("architect", "controlplane", "webhook")}
-_NOT_ON_NODES = {"cryptography", "grpcio", "kubernetes-asyncio", "protobuf", "pyroute2"}
+_NOT_ON_NODES = {"kubernetes-asyncio", "pyroute2"}
 _COMMANDS = {
     "node": {"architect": "architect.cli", "architectd": "daemon"},
     "control": {"architect": "architect.cli"},

@@ -27,7 +27,7 @@ _PYTHON_PACKAGES = re.compile(
 _TOOLS = ("cat", "env", "sleep", "true")
 """What tests execute in a container, of coreutils' 18 MB."""
 _LEFT_OUT = re.compile(r"/usr/(share|include)/|/(test|idlelib|ensurepip|pydoc_data|config-[^/]*)/")
-_IMAGES = {"web": "web.py", "udp": "udp.py", "holder": "holder.py", "busy": "busy.py", "uring": "uring.py"}
+_IMAGES = {name: f"{name}.py" for name in ("web", "udp", "holder", "busy", "uring", "ledger", "clocks")}
 _STATIC = {"pause": "pause.c", "small": "small.c"}
 
 

@@ -91,6 +91,20 @@ def wake(socket: str, container: str, as_json: bool) -> None:
 
 @cli.command()
 @as_json
+@click.pass_obj
+def kept(socket: str, as_json: bool) -> None:
+    """Show the states that have left this node and that nobody has taken: each is kept for a day."""
+    answer = _ask(socket, "GET", "/v1/kept", LOOK_SECONDS)
+    if as_json:
+        print_json(answer)
+        return
+    from architect.cli.tables import show_kept
+
+    show_kept(answer)
+
+
+@cli.command()
+@as_json
 def doctor(as_json: bool) -> None:
     """Check whether this node can run Architect."""
     from architect.cli.doctor import examine_node

@@ -21,7 +21,7 @@ from architect.cli.commands import (
     print_json,
     print_outcome,
 )
-from architect.cli.terminal import spinner
+from architect.cli.terminal import printable, spinner
 
 _WAY_SECONDS: Final = 30.0  # to the node and back, and for its interpreter to start
 _DOCTOR_SECONDS: Final = 120.0
@@ -66,6 +66,127 @@ def status(all_namespaces: bool, as_json: bool, **where: str) -> None:
     from architect.cli.tables import show_pods
 
     show_pods(found)
+
+
+@kubectl_cli.command()
+@reach
+@click.option("-A", "--all-namespaces", is_flag=True, help="Pods of every namespace.")
+@as_json
+def migrations(all_namespaces: bool, as_json: bool, **where: str) -> None:
+    """Show what moves between nodes, and what has moved since yesterday."""
+
+    async def look(client: Any, namespace: str) -> list[dict[str, Any]]:
+        from architect.cli.migrations import recorded
+
+        return await recorded(client, "" if all_namespaces else namespace)
+
+    found = _with_cluster(look, where)
+    if as_json:
+        print_json({"migrations": found})
+        return
+    from architect.cli.tables import show_migrations
+
+    show_migrations(found)
+
+
+@kubectl_cli.command()
+@click.argument("pod")
+@reach
+@click.option("--wait", is_flag=True, help="Until it is known what has become of it.")
+@as_json
+def migrate(pod: str, wait: bool, as_json: bool, **where: str) -> None:
+    """Evict POD on purpose: the pod that replaces it goes on with its memory.
+
+    It is refused when that would not move, or when a disruption budget forbids it. Which node it comes to the
+    scheduler decides; cordon those that it shall not.
+    """
+
+    async def look(client: Any, namespace: str) -> list[dict[str, Any]]:
+        from architect.cli import moving
+
+        found = await moving.to_migrate(client, namespace, pod)
+        await moving.evict(client, found)
+        return await moving.waited(moving.outcome(client, found)) if wait else []
+
+    with spinner(f"waiting for {pod} to move" if wait else f"evicting {pod}"):
+        entries = _with_cluster(look, where)
+    if not wait:
+        _told(f"{pod} is evicted; kubectl architect migrations tells what becomes of it.", as_json)
+    elif not entries:
+        end(f"{pod} has ended, and its memory with it; the control plane's log says why", FAILED)
+    else:
+        _show_end(entries, as_json)
+
+
+@kubectl_cli.command()
+@click.argument("name", metavar="MIGRATION|POD")
+@reach
+@click.option("--wait", is_flag=True, help="Until it is known what has become of it.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@as_json
+def restore(name: str, wait: bool, yes: bool, as_json: bool, **where: str) -> None:
+    """Give a copy that is kept to the next pod that replaces the one which left.
+
+    A MIGRATION failed, and its POD began without its memory, of which there is a copy for a day. That pod is
+    evicted now, and what it has in memory is lost; the one that replaces it goes on with the copy.
+    """
+
+    async def find(client: Any, namespace: str) -> list[Any]:
+        from architect.cli import moving
+
+        return [await moving.kept(client, namespace, name)]
+
+    async def look(client: Any, _: str) -> list[dict[str, Any]]:
+        from architect.cli import moving
+
+        await moving.restore(client, copy)
+        return await moving.waited(moving.restored(client, copy)) if wait else []
+
+    [copy] = _with_cluster(find, where)
+    if not yes:
+        _ask_whether(copy)
+    with spinner(f"giving back {name}"):
+        entries = _with_cluster(look, where)
+    if wait:
+        _show_end(entries, as_json)
+    else:
+        _told(
+            "The copy goes to the next pod; kubectl architect migrations tells whether it arrives.", as_json
+        )
+
+
+def _ask_whether(copy: Any) -> None:
+    """Tells what is about to happen, and ends the program unless that is wanted."""
+    from architect.cli.tables import ago, size
+
+    for entry in copy.entries:
+        about = (
+            f"{size(entry['bytes'])}, kept on {entry['from']}, which it left {ago(int(entry['left'] * 1e9))}"
+        )
+        click.echo(printable(f"Container {entry['container']} of pod {entry['pod']}: {about}"))
+    if copy.pod is not None:
+        name, node = copy.pod["metadata"]["name"], (copy.pod.get("spec") or {}).get("nodeName") or "no node"
+        click.echo(printable(f"Pod {name} on {node} is evicted, and what it has in memory now is lost."))
+    click.confirm("Go on?", abort=True)
+
+
+def _told(sentence: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"migrations": []})
+    else:
+        click.echo(printable(sentence))
+
+
+def _show_end(entries: list[dict[str, Any]], as_json: bool) -> None:
+    """What has become of it; anything but an arrival is a failure."""
+    if as_json:
+        print_json({"migrations": entries})
+    else:
+        from architect.cli.tables import show_migrations
+
+        show_migrations(entries)
+    if any(entry["state"] != "Arrived" for entry in entries):
+        sys.exit(FAILED)
 
 
 @kubectl_cli.command()
@@ -140,7 +261,7 @@ def _print_outcomes(answers: list[dict[str, Any]], as_json: bool) -> None:
         print_outcome(answer, as_json)
 
 
-Look = Callable[[Any, str], Awaitable[list[dict[str, Any]]]]
+Look = Callable[[Any, str], Awaitable[list[Any]]]
 
 
 def _asking(reference: str, command: str, seconds: float) -> Look:
@@ -159,14 +280,14 @@ def _asking(reference: str, command: str, seconds: float) -> Look:
     return look
 
 
-def _with_cluster(look: Look, where: dict[str, str]) -> list[dict[str, Any]]:
+def _with_cluster(look: Look, where: dict[str, str]) -> list[Any]:
     """What `look` finds; ends the program with a sentence when the cluster cannot be asked."""
     # All of this is only needed to ask, not for help and completion.
     from architect.cli.cluster import Failed
     from architect.kube import ApiError, Client, NoAccess
     from architect.kube.kubeconfig import from_kubeconfig
 
-    async def run() -> list[dict[str, Any]]:
+    async def run() -> list[Any]:
         access = from_kubeconfig(where["kubeconfig"], where["context"])
         async with Client(access) as client:
             return await look(client, where["namespace"] or access.namespace)

@@ -23,10 +23,34 @@ _STYLES: Final = {
     "SCALED_DOWN": "blue",
     "HIBERNATING": "cyan",
     "WAKING": "cyan",
+    "LEAVING": "cyan",
+    "ARRIVING": "cyan",
     "STOPPED": "dim",
 }
+_MOVES: Final = {"Arrived": "green", "Kept": "yellow", "Lost": "bold red"}
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 _NONE: Final = "-"
+
+
+def show_kept(answer: Mapping[str, Any]) -> None:
+    """The table of states that are kept."""
+    entries = answer.get("kept", [])
+    if not entries:
+        _console().print("Nothing is kept on this node.")
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("CONTAINER", "SINCE", "SIZE", "WHERE"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("WHY")
+    for entry in entries:
+        table.add_row(
+            _text(entry["name"]),
+            ago(entry["saved"] * 1_000_000_000),
+            size(entry["bytes"]),
+            _text(entry["path"]),
+            _text(entry["reason"], "yellow"),
+        )
+    _console().print(table)
 
 
 def show_status(answer: Mapping[str, Any]) -> None:
@@ -79,6 +103,40 @@ def show_pods(entries: Sequence[Mapping[str, Any]]) -> None:
             _text(released or _NONE),
         )
     _console().print(table)
+
+
+def show_migrations(entries: Sequence[Mapping[str, Any]]) -> None:
+    """The table of containers that move, or have moved."""
+    if not entries:
+        _console().print("Nothing here has moved.")
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("NAMESPACE", "POD", "CONTAINER", "FROM", "TO", "STATE", "LEFT"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("SIZE", "FROZEN", "RESTORED IN", "IN ALL"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("WHY NOT")
+    for entry in entries:
+        state = entry["state"] + (", asleep" if entry["asleep"] else "")
+        table.add_row(
+            _text(entry["namespace"]),
+            _text(entry["pod"]),
+            _text(entry["container"]),
+            _text(entry["from"]),
+            _text(entry["to"] or _NONE),
+            _text(state, _MOVES.get(entry["state"], "cyan")),
+            ago(int(entry["left"] * 1e9)),
+            size(entry["bytes"]) if entry["bytes"] else _NONE,
+            _milliseconds(entry["freeze_us"]),
+            _milliseconds(entry["restore_us"]),
+            f"{entry['seconds']:.1f} s" if entry["seconds"] else _NONE,
+            _text(entry["reason"], "yellow"),
+        )
+    _console().print(table)
+
+
+def _milliseconds(microseconds: int) -> str:
+    return f"{microseconds / 1000:.0f} ms" if microseconds else _NONE
 
 
 def show_explanation(answer: Mapping[str, Any]) -> None:

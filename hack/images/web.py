@@ -2,13 +2,15 @@
 
 `/` counts; `/whoami` is the client's address; `/pid`; `/heap?mb=N` holds N MB (at start: $HEAP_MB);
 `/log?n=N` prints N numbered lines; `/exit?code=N` ends; `/connect?host=H&port=P` opens a connection and
-echoes what arrives on it.
+echoes what arrives on it; `/stood` says from when to when it stood still for longest since it was asked that
+before, in Unix seconds.
 """
 
 import itertools
 import os
 import socket
 import threading
+import time
 
 from service import serve
 
@@ -16,6 +18,7 @@ _counter = itertools.count(1)
 _lines = itertools.count(1)
 _heap: list[bytes] = []
 _connections: list[socket.socket] = []
+_stood: list[float] = []
 
 
 def _count(_: dict[str, str], __: str) -> str:
@@ -51,6 +54,25 @@ def _echo(connection: socket.socket) -> None:
     connection.close()
 
 
+def _standing(_: dict[str, str], __: str) -> str:
+    if not _stood:
+        _stood.extend((0.0, 0.0))
+        threading.Thread(target=_look, daemon=True).start()
+    began, ended = _stood
+    _stood[:] = 0.0, 0.0
+    return f"{began} {ended}\n"
+
+
+def _look() -> None:
+    before = time.time()
+    while True:
+        time.sleep(0.002)
+        now = time.time()
+        if now - before > _stood[1] - _stood[0]:
+            _stood[:] = before, now
+        before = now
+
+
 if __name__ == "__main__":
     _hold({"mb": os.environ.get("HEAP_MB", "0")}, "")
     serve(
@@ -62,5 +84,6 @@ if __name__ == "__main__":
             "/log": _log,
             "/exit": _exit,
             "/connect": _connect,
+            "/stood": _standing,
         }
     )

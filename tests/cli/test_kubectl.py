@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 from architect.cli.cluster import described
 from architect.cli.kubectl import kubectl_cli
 from architect.kube.execution import PROTOCOLS
+from tests.cli.test_moving import RECORD
 from tests.daemon.conftest import Box
 from tests.daemon.fake_shim import FakeShim, container
 
@@ -194,6 +195,24 @@ async def test_the_doctor_examines_the_cluster_and_each_node(cluster: PlayedClus
     assert "pass  runtime class" in result.output
     assert "FAIL  daemon:" in result.output
     assert "node-1: root: running as" in result.output
+
+
+async def test_who_is_not_sure_gives_no_copy_back(cluster: PlayedCluster) -> None:
+    """The played cluster answers questions only: a change would be an error."""
+    where = "/apis/architect.loopholelabs.io/v1alpha1/namespaces/default/migrations"
+    cluster.other = {where: {"metadata": {}, "items": [RECORD]}}
+    result = await cluster.run("restore", "web-1")
+    assert result.exit_code == 1
+    assert "Container app of pod web-1: 1 B, kept on node-1, which it left" in result.output
+    assert "Aborted!" in result.output
+
+
+async def test_what_would_not_move_is_left_where_it_is(cluster: PlayedCluster) -> None:
+    result = await cluster.run("migrate", "web")
+    assert result.exit_code == 1
+    assert (
+        "the memory of pod default/web would not move: nobody replaces it: it has no owner" in result.output
+    )
 
 
 def test_a_pod_that_was_not_reported_on_yet_is_unknown() -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from architect.migration.methods import AUDIENCE
+from controlplane.arguments import parse
 from daemon.containers import Containers
 from daemon.metrics import Metrics
 
@@ -23,6 +25,7 @@ SWITCHES = {
     "metrics.serviceMonitor.enabled": "true",
     "metrics.dashboard.enabled": "true",
     "containerd.configure": "false",
+    "migration.enabled": "false",
 }
 Object = dict[str, Any]
 
@@ -82,7 +85,9 @@ def test_the_chart_passes_helm_lint_with_each_of_its_switches(switch: str) -> No
 def test_without_switches_there_is_what_every_cluster_has_and_nothing_that_needs_an_operator() -> None:
     objects = render()
     kinds = {each["kind"] for each in objects}
-    assert not kinds & {"Namespace", "ServiceMonitor", "PodMonitor", "Certificate", "Issuer", "ConfigMap"}
+    assert not kinds & {"Namespace", "ServiceMonitor", "PodMonitor", "Certificate", "Issuer"}
+    held = [each["metadata"]["name"] for each in objects if each["kind"] == "ConfigMap"]
+    assert held == ["architect-migration"], "whom nodes trust; no dashboard"
     daemon = named(objects, "DaemonSet", "architectd")["spec"]["template"]["spec"]
     assert daemon["nodeSelector"]["architect.loopholelabs.io/node"] == "true"
     assert (daemon["hostPID"], daemon["hostNetwork"]) == (True, True)
@@ -132,6 +137,26 @@ def test_each_program_has_exactly_the_rights_it_needs() -> None:
         ("Role", "architect-uninstaller"): [("daemonsets", "architectd", "get,patch")],
         ("ClusterRole", "architect-operator"): [("pods", "", "get,list,watch")],
         ("Role", "architect-operator"): [("pods/exec", "", "get,create")],
+    }
+    assert rights(render(**{"migration.enabled": "false"})) == expected
+    evicts = [("migrations", "", "get,list,watch,patch"), ("pods/eviction", "", "create")]
+    expected |= {
+        ("ClusterRole", "architect-operator"): [("pods", "", "get,list,watch"), *evicts],
+        ("Role", "architectd"): [("configmaps", "architect-migration", "list,watch")],
+        ("Role", "architect-controlplane"): [
+            ("secrets,configmaps", "architect-migration", "get,patch"),
+            ("leases", "architect-controlplane", "get,patch"),
+        ],
+        ("ClusterRole", "architect-controlplane"): [
+            ("pods", "", "get,list,watch"),
+            ("namespaces", "", "get"),
+            ("deployments,replicasets,statefulsets", "", "get"),
+            ("jobs", "", "get"),
+            ("events", "", "create"),
+            ("migrations", "", "get,list,watch,create,patch,delete"),
+            ("migrations/status", "", "patch"),
+            ("tokenreviews", "", "create"),
+        ],
     }
     assert rights(render()) == expected
     given = rights(render(**{"webhook.certManager.enabled": "true"}))
@@ -216,6 +241,7 @@ def test_a_pod_that_did_not_ask_is_never_asked_about() -> None:
         "image.repository=",
         "webhook.replicas=0",
         "webhook.replicas=two",
+        "migration.replicas=0",
         "containerd.restart=always",
         "containerd.socket=run/c.sock",
         "metrics.port=70000",
@@ -237,8 +263,38 @@ def test_each_value_is_described_in_the_schema_and_each_schema_entry_has_a_defau
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = json.loads((CHART / "values.schema.json").read_text())
     assert set(values) | {"global"} == set(schema["properties"])
-    for key in ("image", "namespace", "containerd", "webhook", "metrics"):
+    for key in ("image", "namespace", "containerd", "webhook", "migration", "metrics"):
         assert set(values[key]) == set(schema["properties"][key]["properties"])
+
+
+@needs_helm
+def test_with_migration_there_is_a_control_plane_and_nodes_can_prove_who_they_are() -> None:
+    objects = render()
+    resource = named(objects, "CustomResourceDefinition", "migrations.architect.loopholelabs.io")
+    assert resource["spec"] == yaml.safe_load((CHART / "resources" / "migrations.yaml").read_text())["spec"]
+    assert resource["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    settings = parse(containers(named(objects, "Deployment", "architect-controlplane"))[0]["args"])
+    for kind, name in (
+        ("Secret", settings.secret),
+        ("ConfigMap", settings.secret),
+        ("Lease", settings.lease),
+    ):
+        assert named(objects, kind, name)["metadata"]["namespace"] == settings.namespace
+    service = named(objects, "Service", settings.service)
+    assert {each["port"] for each in service["spec"]["ports"]} == {
+        settings.port,
+        settings.certify_port,
+        settings.health_port,
+    }
+    daemon = named(objects, "DaemonSet", "architectd")["spec"]["template"]["spec"]
+    assert daemon["serviceAccountName"] == settings.node_account
+    tokens = [
+        source["serviceAccountToken"]["audience"]
+        for volume in daemon["volumes"]
+        for source in volume.get("projected", {}).get("sources", [])
+        if "serviceAccountToken" in source
+    ]
+    assert tokens == [AUDIENCE]
 
 
 def test_the_chart_is_of_the_products_version() -> None:

@@ -73,6 +73,13 @@ def architect(api: Api, nodes: list[Node]) -> Before:
     return before
 
 
+@pytest.fixture(scope="session")
+def migration(architect: Before, nodes: list[Node]) -> None:
+    """Both nodes take part in moves."""
+    del architect
+    release.await_certified(nodes)
+
+
 @pytest.fixture
 def namespace(api: Api) -> Iterator[str]:
     """A namespace for the test."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -22,7 +23,10 @@ CHART: Final = Path(__file__).parents[2] / "deploy/charts/architect"
 PREVIOUS: Final = Path("/opt/previous")
 """The version before: `chart/` and `images/`; not there where git does not know it."""
 _IMAGES: Final = Path("/opt/shipped/images")
-_SETTINGS: Final = ("image.repository=docker.io/local/architect", "containerd.restart=signal")
+_SETTINGS: Final = (
+    "image.repository=docker.io/local/architect",
+    "containerd.restart=signal",
+)
 _CHOSEN: Final = {"architect.loopholelabs.io/node": "true"}
 
 
@@ -62,9 +66,20 @@ def install(nodes: Sequence[Node], *settings: str, chart: Path = CHART) -> None:
 
 
 def await_ready() -> None:
-    """Wait until the daemons and the webhook are rolled out."""
-    for each in ("daemonset/architectd", "deployment/architect-webhook"):
+    """Wait until all of it is rolled out."""
+    listed = run("kubectl", f"--namespace={NAMESPACE}", "get", "daemonsets,deployments", "--output=name")
+    for each in listed.split():
         run("kubectl", f"--namespace={NAMESPACE}", "rollout", "status", each, "--timeout=120s")
+
+
+def await_certified(nodes: Sequence[Node], seconds: float = 60) -> None:
+    """Wait until the nodes take part in migrations."""
+    deadline = time.monotonic() + seconds
+    for node in nodes:
+        metrics = f"curl --silent --fail http://{node.address}:9644/metrics || true"
+        while "\narchitect_migrations_ready 1.0\n" not in node.run(["sh", "-c", metrics]):
+            assert time.monotonic() < deadline, f"{node.name} has no certificate"
+            time.sleep(0.5)
 
 
 def uninstall(api: Api, nodes: Sequence[Node]) -> None:
@@ -91,6 +106,13 @@ def run(*argv: str, timeout: float = 180) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0, f"{argv} ended with {done.returncode}: {done.stderr}\n{done.stdout[-2000:]}"
     return done.stdout
+
+
+def failed(*argv: str, timeout: float = 180) -> str:
+    """What a command complained about that is to fail."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False)
+    assert done.returncode != 0, f"{argv} did not fail: {done.stdout[-2000:]}"
+    return done.stderr
 
 
 def version() -> str:

@@ -137,10 +137,15 @@ def clean(nodes: list[Node]) -> None:
 
 
 @pytest.mark.usefixtures("clean")
-def test_uninstalled_from_nodes_without_sleepers_nothing_is_left(
+def test_uninstalled_from_nodes_without_sleepers_nothing_is_left_but_copies_that_nobody_took(
     api: Api, nodes: list[Node], architect: Before
 ) -> None:
+    copies = "/var/lib/architect/kept"
+    for node in nodes:
+        node.run(["rm", "-rf", copies])  # those of other tests
+    nodes[1].run(["mkdir", "-p", f"{copies}/shop/web-1-0123/app"])
+    nodes[1].run(["touch", f"{copies}/shop/web-1-0123/app/part.json"])
     release.uninstall(api, nodes)
     assert {node.name: release.containerd_files(node) for node in nodes} == architect.files
-    for node in nodes:
-        assert node.run(["sh", "-c", _LEFT]) == "", f"left on {node.name}"
+    for node, left in zip(nodes, ("", f"{copies}\n"), strict=True):
+        assert node.run(["sh", "-c", _LEFT]) == left, f"left on {node.name}"

@@ -133,7 +133,7 @@ def _await(condition: Any, said: Any) -> None:
         time.sleep(0.5)
 
 
-def test_prometheus_reads_every_daemon_and_webhook_and_each_query_of_the_dashboard_has_an_answer(
+def test_prometheus_reads_every_process_and_each_query_of_the_dashboard_has_an_answer(
     monitoring: list[Object],
     prometheus: list[str],
     api: Api,
@@ -141,7 +141,8 @@ def test_prometheus_reads_every_daemon_and_webhook_and_each_query_of_the_dashboa
     namespace: str,
     nodes: list[Node],
 ) -> None:
-    assert sorted(prometheus) == ["architect-webhook", "architect-webhook", "architectd", "architectd"]
+    processes = ("architect-controlplane", "architect-webhook", "architectd")
+    assert sorted(prometheus) == [name for name in processes for _ in range(2)]
     (held,) = (each["data"]["architect.json"] for each in monitoring if each["kind"] == "ConfigMap")
     dashboard = json.loads(held)
     (variable,) = (each for each in dashboard["templating"]["list"] if each["type"] == "query")

@@ -13,6 +13,7 @@ import pytest
 
 from hack.api import Api
 from hack.certificates import Authority
+from hack.control import await_true
 from hack.nodes import Node
 from tests.e2e import release, sleepers
 from tests.e2e.conftest import Kubectl
@@ -82,13 +83,24 @@ def _succeeded(api: Api, node: Node, pod: Sleeper) -> dict[str, float]:
     return found
 
 
+def _await_asleep_again(node: Node, pod: Sleeper, wakes: int) -> None:
+    """Waits until it sleeps after that many wakes: its label may still be that of the sleep before."""
+
+    def sleeps() -> bool:
+        now = known_to(node, pod)
+        return (now["state"], now["sleeps"] > now["wakes"] >= wakes) == ("SCALED_DOWN", True)
+
+    await_true(sleeps, f"{pod.name} sleeps after {wakes} wakes")
+    pod.await_asleep()
+
+
 def test_a_sleeper_is_well_and_sleeps_on_and_one_that_hangs_is_restarted(
     api: Api, probed: Callable[[], dict[str, tuple[Node, Sleeper]]], nodes: list[Node]
 ) -> None:
     pods = probed()
     for round_ in range(_SLEEPS):
-        for _, pod in pods.values():
-            pod.await_asleep()
+        for each in pods.values():
+            _await_asleep_again(*each, wakes=round_)
         before = {name: (_succeeded(api, *each), known_to(*each)) for name, each in pods.items()}
         deadline = time.monotonic() + 60
         for name, each in pods.items():

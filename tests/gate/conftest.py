@@ -36,9 +36,15 @@ class Namespace:
         self._open: list[socket.socket] = []
         self.ip("link", "set", "lo", "up")
 
-    def ip(self, *arguments: str) -> None:
+    def ip(self, *arguments: str) -> str:
         with entered(self.path):
-            subprocess.run(["ip", *arguments], check=True, timeout=DEADLINE)
+            return subprocess.check_output(["ip", *arguments], timeout=DEADLINE, text=True)
+
+    def await_up(self, device: str) -> None:
+        """Waits until the kernel has seen that a device is up: what is sent before is lost without a word."""
+        deadline = time.monotonic() + DEADLINE
+        while " state UP " not in self.ip("link", "show", device):
+            assert time.monotonic() < deadline, f"{device} does not come up"
 
     def open(self, kind: socket.SocketKind, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
         sock = socket_in(self.path, family, kind)
@@ -94,6 +100,8 @@ class Wire:
             for other in others:
                 # Else the first packet to a neighbour goes out later than its sending returns.
                 side.ip("neigh", "replace", other, "lladdr", address, "dev", device, "nud", "permanent")
+        self.client.await_up("c0")
+        self.pod.await_up("eth0")
         self.gate = PodGate(self.pod.path)
 
     def close(self) -> None:
