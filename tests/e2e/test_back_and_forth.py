@@ -47,8 +47,10 @@ def replacement(api: Api, pod: Sleeper, before: Object) -> Sleeper:
     """The pod of the same owner that is ready, and is not this one."""
 
     def ready(pods: list[Object]) -> list[Object]:
-        return [each for each in pods if each["metadata"]["uid"] != before["metadata"]["uid"]
-                and has_condition(each, "Ready")]  # fmt: skip
+        # Those that were told to go before it may still be there, and ready.
+        here = [each for each in pods if "deletionTimestamp" not in each["metadata"]]
+        others = [each for each in here if each["metadata"]["uid"] != before["metadata"]["uid"]]
+        return [each for each in others if has_condition(each, "Ready")]
 
     found = api.await_list(
         f"/api/v1/namespaces/{pod.namespace}/pods", ready, travellers.SECONDS,
