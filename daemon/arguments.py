@@ -34,6 +34,8 @@ class Migration:
     places: Places = field(default_factory=Places)
     token: str = TOKEN
     """A file: the token of the daemon's service account that is for the control plane alone."""
+    bytes_per_second: int = 0
+    """At most so many leave the node, in all; 0: as many as go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,13 @@ def parse(argv: Sequence[str]) -> Settings:
         help="where other nodes fetch what has left this one",
     )
     parser.add_argument(
+        "--transfer-limit",
+        type=_amount,
+        default=0,
+        metavar="BYTES",
+        help="how many of them leave this node in a second, at most; 0: as many as go (default: %(default)s)",
+    )
+    parser.add_argument(
         "--containerd-socket",
         default=CONTAINERD,
         metavar="FILE",
@@ -157,6 +166,7 @@ def _migration(given: argparse.Namespace) -> Migration:
         transfer_address=given.transfer_address,
         places=Places(containerd=os.path.abspath(given.containerd_socket)),
         token=os.path.abspath(given.control_plane_token),
+        bytes_per_second=given.transfer_limit,
     )
 
 
@@ -174,6 +184,12 @@ def address(text: str) -> tuple[str, int]:
 def _service(text: str) -> tuple[str, int]:
     """As `address`, and as kubelet tells pods of a service: tcp://HOST:PORT. Raises ArgumentTypeError."""
     return address(text.removeprefix("tcp://"))
+
+
+def _amount(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes")
+    return int(text)
 
 
 def _positive(text: str) -> int:

@@ -22,11 +22,18 @@ log = logging.getLogger(__name__)
 
 class Link:
     """Of the node called `node`. `control`: host:port of the control plane, for those with a certificate;
-    `listen`: where this node's parcels are fetched, port 0 lets the kernel choose.
+    `listen`: where this node's parcels are fetched, port 0 lets the kernel choose; `bytes_per_second`: how
+    quickly, in all, 0 for no limit.
     """
 
     def __init__(
-        self, node: str, control: str, issuer: Issuer, trust: Trust, listen: tuple[str, int]
+        self,
+        node: str,
+        control: str,
+        issuer: Issuer,
+        trust: Trust,
+        listen: tuple[str, int],
+        bytes_per_second: int = 0,
     ) -> None:
         self.shelf = Shelf()
         self._address = ""
@@ -35,6 +42,7 @@ class Link:
         self._issuer = issuer
         self._trust = trust
         self._listen = listen
+        self._bytes_per_second = bytes_per_second
         self._certified = asyncio.Event()
         self._identity: Identity | None = None
         self._plane: ControlPlane | None = None
@@ -105,7 +113,7 @@ class Link:
 
     def _use(self, identity: Identity) -> None:
         if self._server is None:
-            server = Server(self.shelf, _credentials(identity))
+            server = Server(self.shelf, _credentials(identity), bytes_per_second=self._bytes_per_second)
             host = f"[{self._listen[0]}]" if ":" in self._listen[0] else self._listen[0]
             self._address = f"{host}:{server.start(*self._listen)}"
             self._server = server

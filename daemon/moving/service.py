@@ -47,7 +47,8 @@ async def start(
     places = settings.places
     trust = Trust(client)
     issuer = _issuer(settings, trust)
-    link = Link(node_name, settings.control_plane, issuer, trust, settings.transfer_address)
+    listen, pace = settings.transfer_address, settings.bytes_per_second
+    link = Link(node_name, settings.control_plane, issuer, trust, listen, pace)
     stack.push_async_callback(link.close)
     metrics = MoveMetrics(node.metrics.registry)
     metrics.ready.set_function(lambda: link.ready)

@@ -26,10 +26,19 @@ def test_arguments_are_read() -> None:
     assert parse([*argv, "--log-level", "debug"]) == Settings("/x", ("::1", 0), 7, "debug")
 
 
+def test_what_leaves_the_node_is_limited_where_that_is_wanted() -> None:
+    argv = ["--kubernetes=on", "--node-name=n", "--control-plane=tcp://10.0.0.1:1337"]
+    for more, limit in ([], 0), (["--transfer-limit=125000000"], 125_000_000):
+        settings = parse([*argv, "--transfer-address=[::]:9646", *more])
+        assert settings.migration is not None
+        assert settings.migration.bytes_per_second == limit
+
+
 @pytest.mark.parametrize(
     "argv",
     [
         ["--kubernetes=on"],
+        ["--transfer-limit", "-1"],
         ["--restore-limit", "0"],
         ["--restore-limit", "many"],
         ["--metrics-address", "9644"],

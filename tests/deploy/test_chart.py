@@ -297,6 +297,13 @@ def test_with_migration_there_is_a_control_plane_and_nodes_can_prove_who_they_ar
     assert tokens == [AUDIENCE]
 
 
+@needs_helm
+def test_what_leaves_a_node_can_be_limited() -> None:
+    daemon = named(render(**{"migration.bytesPerSecond": "125000000"}), "DaemonSet", "architectd")
+    (given,) = [each for each in containers(daemon) if each["name"] == "architectd"]
+    assert "--transfer-limit=125000000" in given["args"]
+
+
 def test_the_chart_is_of_the_products_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     project = (CHART.parents[2] / "pyproject.toml").read_text()
