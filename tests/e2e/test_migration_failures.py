@@ -22,6 +22,7 @@ import pytest
 
 from hack import services
 from hack.api import Api
+from hack.control import await_true
 from hack.nodes import Node
 from tests.e2e import moves
 from tests.e2e.conftest import Kubectl
@@ -152,6 +153,8 @@ def test_the_target_node_is_gone_and_the_next_replacement_gets_it(move: Move, no
         move.await_phase("Offered")
         waiting = move.await_claimed()
         move.there.power_off()
+    # Whoever asks while nobody leads waits, but not for as long as a node may take to be missed.
+    await_true(lambda: bool(moves.leaders(move.api)), "a replica leads that is still there")
     moves.cordon(move.api, move.there, unschedulable=True)
     moves.cordon(move.api, move.here, unschedulable=False)
     name = waiting["metadata"]["name"]
