@@ -479,8 +479,9 @@ def _ends_first(events: Events) -> Events:
     """The deletion of a container after its end: on a busy machine containerd's shim tells it before."""
     found: Events = []
     for topic, event in events:
-        deleted = [i for i, (each, of) in enumerate(found)
-                   if each == "/tasks/delete" and of.container_id == event.container_id]  # fmt: skip
         ends = topic == "/tasks/exit" and event.id == event.container_id
-        found.insert(deleted[0] if ends and deleted else len(found), (topic, event))
+        # A name may be created again, so only a deletion that is the last word of this container.
+        of_this = [i for i, (_, each) in enumerate(found) if each.container_id == event.container_id]
+        late = ends and of_this and found[of_this[-1]][0] == "/tasks/delete"
+        found.insert(of_this[-1] if late else len(found), (topic, event))
     return found
