@@ -26,6 +26,8 @@ __all__ = ["Code", "Method", "RpcError", "Server", "Stream"]
 _log = logging.getLogger(__name__)
 _UNREAD_BYTES = 1 << 20  # answers that a client has not taken; beyond, it is not read from
 _FLUSH_SECONDS = 1.0  # how long closing waits for peers to take the answers already written
+_BACKLOG = 100  # clients that may wait to be accepted
+_RETRY_SECONDS = 1.0  # until accepting is tried again when descriptors have run out
 
 
 @dataclass(slots=True, frozen=True)
@@ -57,13 +59,17 @@ class Server:
         self.services = services
         self.connections: set[_Connection] = set()
         self.calls: set[asyncio.Task[None]] = set()
-        self._listener: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._opening: set[asyncio.Task[Any]] = set()
         self.closed = False
 
     async def start(self, sock: socket.socket) -> None:
         """Serve `sock`, a unix stream socket, from now on. It is ours to close; its file is not."""
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: _Connection(self), sock=sock)
+        # Not asyncio's server: what that accepts in the moment of its closing, it never closes.
+        sock.setblocking(False)
+        sock.listen(_BACKLOG)
+        self._listener = sock
+        self._listen(sock)
 
     async def close(self) -> None:
         """Stop accepting, cancel what runs, deliver the answers given (in a second at most), hang up.
@@ -72,7 +78,11 @@ class Server:
         """
         self.closed = True
         if self._listener:
+            asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
+            self._listener = None
+        if self._opening:
+            await asyncio.wait(self._opening)
         calls = list(self.calls)
         for call in calls:
             call.cancel()
@@ -84,6 +94,25 @@ class Server:
             await asyncio.wait(waits, timeout=_FLUSH_SECONDS)
         for connection in self.connections:
             connection.abort()
+
+    def _listen(self, sock: socket.socket) -> None:
+        if not self.closed:
+            asyncio.get_running_loop().add_reader(sock, self._accept, sock)
+
+    def _accept(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            client, _ = sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # whoever it was is gone
+        except OSError as error:
+            _log.error("no client can be accepted for now: %s", error)
+            loop.remove_reader(sock)
+            loop.call_later(_RETRY_SECONDS, self._listen, sock)
+            return
+        opening = loop.create_task(loop.connect_accepted_socket(lambda: _Connection(self), client))
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
 
 
 class _Connection(asyncio.Protocol):

@@ -39,10 +39,14 @@ _PAUSE_SECONDS: Final = 0.1
 
 
 def service(name: str, *, heap_mb: int = 10, idle: str = "1h") -> Object:
-    """A Deployment of one pod that answers `TOKEN NUMBER`."""
+    """A Deployment of one pod that answers `TOKEN NUMBER`; its replacement goes to another node."""
     env = [{"name": "HEAP_MB", "value": str(heap_mb)}]
     made = sleepers.sleeping(name, idle=idle, env=env, command=["/usr/bin/python3", "-B", "-c", _SERVE])
-    made["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = _GRACE
+    pod = made["spec"]["template"]["spec"]
+    pod["terminationGracePeriodSeconds"] = _GRACE
+    # The scheduler may hear of a cordoned node after it heard of the pod that is to go.
+    apart = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": name}}}
+    pod["affinity"] = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}}
     return made
 
 
@@ -376,9 +380,10 @@ def wall(node: Node, do: str = "--insert") -> None:
 
 
 @contextmanager
-def damaged(node: Node) -> Iterator[None]:
-    """Meanwhile a byte of what has left the node, or is kept there, is another one."""
-    homes = (Path(f"/var/lib/nodes/{node.name}/var/lib/architect/{name}") for name in ("leaving", "kept"))
+def damaged(node: Node, namespace: str) -> Iterator[None]:
+    """Meanwhile a byte of what has left the node from there, or is kept, is another one."""
+    state = Path(f"/var/lib/nodes/{node.name}/var/lib/architect")
+    homes = (state / name / namespace for name in ("leaving", "kept"))
     largest = max((path for home in homes for path in home.rglob("pages-*.img")), key=_size)
     middle = _size(largest) // 2
     with largest.open("r+b") as file:  # goes with the file to wherever it is moved meanwhile

@@ -173,7 +173,7 @@ def test_what_was_damaged_on_the_source_s_disk_is_kept_and_restored_when_it_is_m
         network.enter_context(moves.cut(move.here))
         move.evict()
         move.await_phase("Offered")
-        with moves.damaged(move.here):
+        with moves.damaged(move.here, move.namespace):
             network.close()
             fresh = move.check(moved=False)
     assert "its copy is kept" in str(moves.warnings(fresh))

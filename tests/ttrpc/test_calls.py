@@ -3,9 +3,12 @@
 import asyncio
 import logging
 import os
+import resource
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -453,6 +456,46 @@ def test_the_package_needs_neither_ssl_nor_anything_installed() -> None:
     )
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     subprocess.run([sys.executable, "-I", "-S", "-c", program, root], check=True, timeout=DEADLINE)
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_who_connects_while_the_server_closes_is_hung_up_on(tmp_path: object, turns: int) -> None:
+    path = os.path.join(str(tmp_path), "server.sock")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind(path)
+        server = Server({})
+        await server.start(listener)
+        client.connect(path)
+        for _ in range(turns):  # of the event loop: where the connection is on its way to being served
+            await asyncio.sleep(0)
+        await server.close()
+        client.settimeout(DEADLINE)
+        with suppress(ConnectionResetError):
+            assert client.recv(1) == b""
+        assert not server.connections
+
+
+async def test_a_server_without_descriptors_serves_again_when_there_are_some(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await serve({})
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    waiting = socket.socket(socket.AF_UNIX)
+    lowest = waiting.fileno() + 1
+    monkeypatch.setattr("architect.ttrpc.server._RETRY_SECONDS", 0.0)
+    refused = asyncio.Event()
+    monkeypatch.setattr(logging.getLogger("architect.ttrpc.server"), "error", lambda *_: refused.set())
+    with waiting:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+        try:
+            waiting.connect(node.path)
+            await asyncio.wait_for(refused.wait(), DEADLINE)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        client = await node.client()
+        with pytest.raises(RpcError) as unknown:
+            await client.call("test.Nobody", "Nothing", StateRequest(), StateResponse, timeout=DEADLINE)
+    assert unknown.value.code is Code.UNIMPLEMENTED
 
 
 async def test_a_server_can_be_closed_before_and_after_it_served() -> None:
