@@ -12,7 +12,8 @@ import os
 import stat
 from typing import Final
 
-__all__ = ["make_private_dirs", "read_whole", "remove_flat", "sync_directory", "write_whole"]
+__all__ = ["make_private_dirs", "names", "read_whole", "remove_empty", "remove_flat", "sync_directory",
+           "write_whole"]  # fmt: skip
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -78,6 +79,14 @@ def read_whole(path: str, limit: int) -> bytes:
     if len(data) > limit:
         raise OSError(errno.EFBIG, f"is longer than {limit} bytes", path)
     return bytes(data)
+
+
+def names(path: str) -> list[str]:
+    """The entries of directory `path`, sorted; none when it is gone or no directory. Raises OSError."""
+    try:
+        return sorted(os.listdir(path)) if not os.path.islink(path) else []
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def sync_directory(path: str) -> None:

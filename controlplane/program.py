@@ -13,6 +13,7 @@ from typing import Final
 
 from architect.kube import Access, Client, NoAccess, in_cluster
 from architect.kube.kubeconfig import from_kubeconfig
+from architect.program import Unable
 from controlplane import health, listening
 from controlplane.arguments import Settings
 from controlplane.authorities import Authority
@@ -27,10 +28,6 @@ from controlplane.service import Calls
 _AGAIN_SECONDS: Final = 1.0
 
 log = logging.getLogger(__name__)
-
-
-class Unable(Exception):
-    """It cannot serve; the message says why."""
 
 
 class Replica:

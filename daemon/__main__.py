@@ -1,32 +1,17 @@
-"""The program `architectd`: reads its arguments, sets up its log, serves until SIGTERM."""
+"""The program `architectd`: reads its arguments, serves until SIGTERM."""
 
-import asyncio
-import logging
-import signal
 import sys
 
-from architect.journal import log_as_json
-from daemon.arguments import Settings, parse
+from architect.program import serve
+from daemon.arguments import parse
 from daemon.kernel import NetnsKernel, adopt
-from daemon.service import Unable, run
+from daemon.service import run
 
 
 def main() -> None:
-    """Run the daemon; the exit status is 1 when it cannot serve, with the reason in its log."""
+    """Run the daemon."""
     settings = parse(sys.argv[1:])
-    log_as_json(settings.log_level)
-    try:
-        asyncio.run(_until_told(settings))
-    except Unable as error:
-        logging.getLogger("daemon").error("cannot serve", extra={"reason": str(error)})  # noqa: TRY400
-        sys.exit(1)
-
-
-async def _until_told(settings: Settings) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await run(settings, stop, kernel=NetnsKernel(), adopt=adopt)
+    serve("daemon", settings.log_level, lambda stop: run(settings, stop, kernel=NetnsKernel(), adopt=adopt))
 
 
 if __name__ == "__main__":

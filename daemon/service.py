@@ -17,6 +17,7 @@ from typing import Final
 from aiohttp import web
 
 from architect.files import make_private_dirs
+from architect.program import Unable
 from architect.room import Room
 from architect.ttrpc import node_v1
 from daemon import VERSION
@@ -35,10 +36,6 @@ _LOCK: Final = "architectd.lock"
 _GRACE_SECONDS: Final = 0.5  # for requests under way when the daemon ends
 
 log = logging.getLogger(__name__)
-
-
-class Unable(Exception):
-    """The daemon cannot serve; the message says why and what to do."""
 
 
 @asynccontextmanager

@@ -11,13 +11,13 @@ from typing import Any, Final
 
 from architect.kube import Access, Client, NoAccess, in_cluster
 from architect.kube.kubeconfig import from_kubeconfig
+from architect.program import Unable
 from webhook import server, tls
 from webhook.arguments import Settings
 from webhook.certificates import Generation
 from webhook.cluster import ApiCluster
 from webhook.keeping import Keeper
 from webhook.metrics import Metrics
-from webhook.tls import Unable
 
 DRAIN_SECONDS: Final = 5.0
 """How long it goes on answering when it is told to end: until no API server sends it anything any more."""

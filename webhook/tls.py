@@ -11,15 +11,12 @@ import ssl
 from typing import Final
 
 from architect.inotify import CREATE, MODIFY, MOVED_TO, ONLYDIR, Inotify
+from architect.program import Unable
 
 CERTIFICATE: Final = "tls.crt"
 KEY: Final = "tls.key"
 
 log = logging.getLogger(__name__)
-
-
-class Unable(Exception):
-    """There is no certificate to serve with; the message says why."""
 
 
 def context() -> ssl.SSLContext:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from architect.files import make_private_dirs, write_whole
+from architect.files import make_private_dirs, names, write_whole
 
 ROOT: Final = "/var/lib/architect/pods"
 """Where the images of a node are."""
@@ -190,14 +190,6 @@ def _directory(root: str, *parts: str) -> Iterator[int]:
 
 def _exists(name: str, directory: str) -> bool:
     return os.path.lexists(f"{directory}/{name}")
-
-
-def names(path: str) -> list[str]:
-    """The entries of a directory; none when it is gone or no directory."""
-    try:
-        return sorted(os.listdir(path)) if not os.path.islink(path) else []
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def generations(home: str) -> list[tuple[int, bool]]:

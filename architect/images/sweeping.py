@@ -11,7 +11,8 @@ import fcntl
 import os
 from collections.abc import Collection
 
-from architect.images.layout import ImageDir, erase, generations, names
+from architect.files import names
+from architect.images.layout import ImageDir, erase, generations
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final, Self
 
-from architect.files import make_private_dirs, read_whole, remove_empty, write_whole
+from architect.files import make_private_dirs, names, read_whole, remove_empty, write_whole
 from architect.images import ImageDir, read_manifest
 from architect.untrusted import Unreadable, parse
 from daemon.moving import volumes
@@ -116,9 +116,9 @@ class Arrivals:
     def found(self) -> list[Arrival]:
         """What a daemon before this one has left; what is of no use is removed."""
         found: list[Arrival] = []
-        for pod_uid in _names(self._places.arriving):
+        for pod_uid in names(self._places.arriving):
             above = f"{self._places.arriving}/{pod_uid}"
-            for name in _names(above):
+            for name in names(above):
                 if name.startswith(FILLED):
                     if os.lstat(f"{above}/{name}").st_mtime + _FORGOTTEN_SECONDS < time.time():
                         os.unlink(f"{above}/{name}")
@@ -157,10 +157,10 @@ class Arrivals:
         parcel, home = self.parcel(arrival), self.home(arrival)
         parts: list[str] = []
         for _ in range(3):  # pod, container, generation
-            names = _names("/".join([parcel, "image", *parts]))
-            if len(names) != 1:
-                raise Corrupt(f"the parcel holds {len(names)} images")
-            parts += names
+            found = names("/".join([parcel, "image", *parts]))
+            if len(found) != 1:
+                raise Corrupt(f"the parcel holds {len(found)} images")
+            parts += found
         image = ImageDir(f"{parcel}/image", parts[0], parts[1], int(parts[2]))
         if image.container != arrival.container:
             raise Corrupt(f"the parcel is that of a container {image.container}")
@@ -204,10 +204,3 @@ class Arrivals:
 def _missing(_what: object, _path: str, error: BaseException) -> None:
     if not isinstance(error, FileNotFoundError):
         raise error
-
-
-def _names(path: str) -> list[str]:
-    try:
-        return sorted(os.listdir(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return []

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from architect.files import make_private_dirs, read_whole, write_whole
+from architect.files import make_private_dirs, names, read_whole, write_whole
 from architect.images import ImageDir, read_manifest
 from architect.images.layout import MANIFEST
 from architect.untrusted import Unreadable
@@ -104,7 +104,7 @@ class Custody:
     def end(self, departure: Departure) -> None:
         """All of it is over: removes what is left of its directory but parts. Raises OSError."""
         home = self._home(self._places.leaving, departure.namespace, departure.migration)
-        for name in _names(home):
+        for name in names(home):
             if not os.path.exists(f"{home}/{name}/{PART}"):
                 _remove(f"{home}/{name}")
         for path in (home, os.path.dirname(home)):
@@ -126,7 +126,7 @@ class Custody:
 
     def kept(self) -> list[Part]:
         """What is kept, the oldest first."""
-        homes = (f"{home}/{name}" for home in _homes(self._places.kept) for name in _names(home))
+        homes = (f"{home}/{name}" for home in _homes(self._places.kept) for name in names(home))
         found = (self._read(home) for home in homes)
         return sorted((part for part in found if part is not None), key=lambda part: part.saved)
 
@@ -258,11 +258,4 @@ def _remove(home: str) -> None:
 
 
 def _homes(root: str) -> Sequence[str]:
-    return [f"{root}/{space}/{name}" for space in _names(root) for name in _names(f"{root}/{space}")]
-
-
-def _names(path: str) -> list[str]:
-    try:
-        return sorted(os.listdir(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    return [f"{root}/{space}/{name}" for space in names(root) for name in names(f"{root}/{space}")]

@@ -59,9 +59,3 @@ def fill(places: Places, pod_uid: str, name: str, pack: str, limit: int) -> None
         finally:
             if not done:
                 hostfiles.clear(path)
-
-
-def empty(places: Places, pod_uid: str, name: str) -> None:
-    """Empties a volume. Blocks. Raises OSError, ValueError."""
-    with opened(places, pod_uid, name) as path:
-        hostfiles.clear(path)

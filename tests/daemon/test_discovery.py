@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from architect.inotify import changes
-from daemon.service import Unable
+from architect.program import Unable
 from tests.daemon.conftest import Box, until
 from tests.daemon.fake_shim import container
 

@@ -91,7 +91,7 @@ async def moving_node(
 
 def main() -> None:
     """The process: the whole daemon, on the directories that it is told."""
-    from architect.journal import log_as_json
+    from architect.program import serve
     from daemon.arguments import Migration, Settings
     from daemon.kernel import NetnsKernel, adopt
     from daemon.moving import arriving, coming, leaving
@@ -103,7 +103,6 @@ def main() -> None:
     leaving.LEAVE_SECONDS = arriving.CLAIM_SECONDS = told["patience"]  # type: ignore[misc]
     coming.PATIENCE_SECONDS = told.get("waits", coming.PATIENCE_SECONDS)  # type: ignore[misc]
     root = told["root"]
-    log_as_json("debug")
     migration = Migration(
         control_plane=told["control"],
         certificates=told["newcomers"],
@@ -120,13 +119,7 @@ def main() -> None:
         kubeconfig=told["kubeconfig"],
         migration=migration,
     )
-
-    async def serve() -> None:
-        stop = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        await run(settings, stop, kernel=NetnsKernel(), adopt=adopt)
-
-    asyncio.run(serve())
+    serve("daemon", "debug", lambda stop: run(settings, stop, kernel=NetnsKernel(), adopt=adopt))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ import pytest
 from architect.kube import Client
 from architect.migration import methods
 from architect.migration.client import ControlPlane, Refused
+from architect.program import Unable
 from controlplane.election import ADDRESS, Election
-from controlplane.program import Unable
 from tests.kube import migrating
 from tests.kube.apiserver import ApiServer, until
 from tests.kube.migrating import LEASE, SERVICE, ClaimState, FollowState, Node, Shop, phase

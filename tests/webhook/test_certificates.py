@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from architect.kube import Conflict, Unreachable
+from architect.program import Unable
 from architect.untrusted import Unreadable
 from tests.webhook.asking import SERVICE, Asking
 from tests.webhook.fake_cluster import FakeCluster
@@ -305,14 +306,14 @@ async def test_files_are_followed_and_a_bad_pair_changes_nothing(tmp_path: objec
 
 
 async def test_a_directory_without_a_certificate_is_an_error(tmp_path: object) -> None:
-    with pytest.raises(tls.Unable, match=r"tls\.crt"):
+    with pytest.raises(Unable, match=r"tls\.crt"):
         tls.show_files(tls.context(), str(tmp_path))
-    with pytest.raises(tls.Unable, match="cannot be watched"):
+    with pytest.raises(Unable, match="cannot be watched"):
         await tls.follow_files(tls.context(), f"{tmp_path}/none")
 
 
 def test_the_key_of_a_made_certificate_is_its_own() -> None:
     found = make([SERVICE], NOW, serve_from=NOW)
     tls.show(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), found.certificate, found.key)
-    with pytest.raises(tls.Unable):
+    with pytest.raises(Unable):
         tls.show(tls.context(), found.authority, found.key)
