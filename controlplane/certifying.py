@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import grpc
 
+from architect import generations
 from architect.kube import Client
 from architect.migration import methods
 from architect.migration.methods import AUDIENCE
@@ -81,7 +82,7 @@ class Certifier:
             raise Refusal(grpc.StatusCode.UNAVAILABLE, "there is no authority yet")
         try:
             made = await asyncio.to_thread(
-                authorities.for_node, authorities.signing(known, now), node, request.request, now
+                authorities.for_node, generations.in_use(known, now), node, request.request, now
             )
         except Unsigned as error:
             raise malformed(str(error)) from error

@@ -15,10 +15,12 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote
 
+from architect import generations
 from architect.kube import ApiError, Client, NotFound
 from architect.kube.following import Backoff
+from architect.untrusted import Unreadable
 from controlplane import authorities
-from controlplane.authorities import Authority, Unreadable
+from controlplane.authorities import Authority
 
 ENTRY: Final = "authorities.json"
 TRUST: Final = "ca.crt"
@@ -66,11 +68,11 @@ class Keeper:
         now = int(self._clock())
         stored, version = await self._stored()
         # A Secret that somebody has deleted is written again: certificates of these are in use.
-        found = authorities.alive(stored or self._known, now)
-        if authorities.due(found, now):
-            signs_from = now + authorities.SETTLE_SECONDS if found else now
-            found.append(await asyncio.to_thread(authorities.make, now, signs_from=signs_from))
-            log.info("authority made", extra={"signs_from": signs_from})
+        found = generations.alive(stored or self._known, now)
+        if generations.due(found, now):
+            begins = now + authorities.SETTLE_SECONDS if found else now
+            found.append(await asyncio.to_thread(authorities.make, now, begins=begins))
+            log.info("authority made", extra={"begins": begins})
         if found != stored:
             data = {ENTRY: base64.b64encode(authorities.dumped(found).encode()).decode()}
             await self._write(self._secrets, {"data": data}, version)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import grpc
 
+from architect import generations
 from controlplane import authorities
 from controlplane.authorities import Authority
 
@@ -41,8 +42,8 @@ class Identity:
         before, made = self._of
         if before == tuple(known) and now < made + authorities.RENEW_SECONDS:
             return
-        certificate, key = authorities.for_service(authorities.signing(known, now), self.names, now)
-        pair = [(key.encode(), certificate.encode())]
+        shown = authorities.for_service(generations.in_use(known, now), self.names, now)
+        pair = [(shown.key.encode(), shown.certificate.encode())]
         trusted = authorities.bundle(known).encode()
         self._mutual = grpc.ssl_server_certificate_configuration(pair, root_certificates=trusted)
         self._plain = grpc.ssl_server_certificate_configuration(pair)

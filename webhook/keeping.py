@@ -16,8 +16,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from architect import generations
+from architect.untrusted import Unreadable
 from webhook import certificates
-from webhook.certificates import Generation, Unreadable
+from webhook.certificates import Generation
 from webhook.cluster import ApiError, Cluster, Missing
 
 LOOK_SECONDS: Final = 600
@@ -67,16 +69,16 @@ class Keeper:
     async def look(self) -> bool:
         """Does what is due; False when it has to look again soon. Raises ApiError, Missing."""
         now = int(self._clock())
-        generations = await self._generations(now)
+        known = await self._generations(now)
         trust = await self._cluster.trust()
         self._version = trust.version
-        wanted = certificates.bundle(generations)
+        wanted = certificates.bundle(known)
         settled = True
         if any(found != wanted for found in trust.bundles):
             await self._cluster.write_trust(wanted, trust.version)
-            log.info("the API server is told whom to trust", extra={"generations": len(generations)})
+            log.info("the API server is told whom to trust", extra={"generations": len(known)})
             settled = False
-        chosen = certificates.served(generations, now)
+        chosen = generations.in_use(known, now)
         trusted = all(chosen.authority in found for found in trust.bundles)
         if chosen != self.shown and (trusted or self.shown is None):
             self._show(chosen)
@@ -91,15 +93,15 @@ class Keeper:
         secret = await self._cluster.secret()
         stored = self._stored(secret.text)
         # A Secret that somebody has deleted is written again: what is shown must stay trusted.
-        generations = certificates.alive(stored or self._known, now)
-        if certificates.due(generations, now):
-            serve_from = now + certificates.SETTLE_SECONDS if generations else now
-            generations.append(certificates.make(self._names, now, serve_from=serve_from))
-            log.info("certificate made", extra={"serve_from": serve_from})
-        if generations != stored:
-            await self._cluster.write_secret(certificates.dumped(generations), secret.version)
-        self._known = generations
-        return generations
+        known = generations.alive(stored or self._known, now)
+        if generations.due(known, now):
+            begins = now + certificates.SETTLE_SECONDS if known else now
+            known.append(certificates.make(self._names, now, begins=begins))
+            log.info("certificate made", extra={"begins": begins})
+        if known != stored:
+            await self._cluster.write_secret(certificates.dumped(known), secret.version)
+        self._known = known
+        return known
 
     def _stored(self, text: str) -> list[Generation]:
         if not text:

@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
+from architect import generations
 from architect.kube import ApiError, Client
 from architect.migration import identity, methods
 from architect.migration.client import ControlPlane, Refused, Unavailable
@@ -92,7 +93,7 @@ async def test_a_request_that_is_none_gets_none(
 
 def foreign(now: int, node: str) -> tuple[Authority, str, str]:
     """An authority that nobody trusts, and a certificate of it with its key."""
-    authority = authorities.make(now, signs_from=now)
+    authority = authorities.make(now, begins=now)
     key, request = new_request()
     return authority, authorities.for_node(authority, node, request, now), key.decode()
 
@@ -118,8 +119,8 @@ async def test_a_certificate_of_ours_that_is_no_nodes_is_not_enough(client: Clie
     found = await client.get(f"/api/v1/namespaces/{SYSTEM}/secrets/architect-migration")
     known = authorities.loaded(decoded(found["data"]["authorities.json"]))
     now = max(each.made for each in known)
-    certificate, key = authorities.for_service(known[0], ["somebody"], now)
-    theirs = dataclasses.replace(who, certificate=certificate, key=key)
+    ours = authorities.for_service(known[0], ["somebody"], now)
+    theirs = dataclasses.replace(who, certificate=ours.certificate, key=ours.key)
     assert await answered(control, theirs) == "PERMISSION_DENIED"
 
 
@@ -162,12 +163,12 @@ async def test_replicas_agree_on_authorities_and_a_new_one_signs_when_all_trust_
     await together()
     assert shown[0] == shown[1] == shown[2]
     assert len(shown[0]) == 2
-    assert authorities.signing(shown[0], now) == first
+    assert generations.in_use(shown[0], now) == first
     trusted = await client.get(f"/api/v1/namespaces/{namespace}/configmaps/race")
     assert trusted["data"]["ca.crt"].count("BEGIN CERTIFICATE") == 2
     # Who was signed for by the old one at the last moment is trusted for as long as that lives.
     now += authorities.SETTLE_SECONDS
-    assert authorities.signing(shown[0], now) == shown[0][1]
+    assert generations.in_use(shown[0], now) == shown[0][1]
     assert authorities.SETTLE_SECONDS >= authorities.CERTIFICATE_SECONDS
     assert first.ends > now + authorities.CERTIFICATE_SECONDS
     now = first.ends + 1
@@ -202,6 +203,6 @@ def test_a_request_for_another_key_than_it_is_signed_with_is_refused() -> None:
     forged = request.public_bytes(der).replace(
         key.public_key().public_bytes(der, form), other.public_key().public_bytes(der, form)
     )
-    authority = authorities.make(1_800_000_000, signs_from=0)
+    authority = authorities.make(1_800_000_000, begins=0)
     with pytest.raises(authorities.Unsigned, match="not signed"):
         authorities.for_node(authority, "node-1", forged, 1_800_000_000)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from architect.generations import alive, due, in_use
 from architect.kube import Conflict, Unreachable
 from architect.program import Unable
 from architect.untrusted import Unreadable
@@ -21,13 +22,10 @@ from webhook.certificates import (
     LIFE_SECONDS,
     SETTLE_SECONDS,
     Generation,
-    alive,
     bundle,
-    due,
     dumped,
     loaded,
     make,
-    served,
 )
 from webhook.cluster import Missing
 from webhook.keeping import Keeper
@@ -39,10 +37,8 @@ TWO_THIRDS = LIFE_SECONDS * 2 // 3
 START = NOW - TWO_THIRDS  # so that at the true time, which TLS looks at, the first is due and still valid
 
 
-def generation(made: int, serve_from: int | None = None, life: int = 900) -> Generation:
-    return Generation(
-        f"authority {made};", "", "", made, made if serve_from is None else serve_from, made + life
-    )
+def generation(made: int, begins: int | None = None, life: int = 900) -> Generation:
+    return Generation(f"authority {made};", "", "", made, made if begins is None else begins, made + life)
 
 
 # ---- the rules
@@ -55,10 +51,10 @@ def test_one_is_due_when_there_is_none_and_after_two_thirds_of_the_youngest_ones
 
 
 def test_the_youngest_is_served_whose_time_has_come() -> None:
-    old, new = generation(0), generation(600, serve_from=700)
-    assert served([old, new], 699) == old
-    assert served([old, new], 700) == new
-    assert served([new], 600) == new
+    old, new = generation(0), generation(600, begins=700)
+    assert in_use([old, new], 699) == old
+    assert in_use([old, new], 700) == new
+    assert in_use([new], 600) == new
 
 
 def test_all_that_are_alive_are_trusted() -> None:
@@ -69,7 +65,7 @@ def test_all_that_are_alive_are_trusted() -> None:
 
 
 def test_what_is_written_is_read() -> None:
-    found = [make([SERVICE], NOW, serve_from=NOW)]
+    found = [make([SERVICE], NOW, begins=NOW)]
     assert loaded(dumped(found)) == found
 
 
@@ -284,7 +280,7 @@ async def answers(asking: Asking) -> bool:
 
 async def test_files_are_followed_and_a_bad_pair_changes_nothing(tmp_path: object) -> None:
     directory = str(tmp_path)
-    old, new = (make([SERVICE], NOW + n, serve_from=NOW) for n in range(2))
+    old, new = (make([SERVICE], NOW + n, begins=NOW) for n in range(2))
     write(directory, old)
     context = tls.context()
     tls.show_files(context, directory)
@@ -313,7 +309,7 @@ async def test_a_directory_without_a_certificate_is_an_error(tmp_path: object) -
 
 
 def test_the_key_of_a_made_certificate_is_its_own() -> None:
-    found = make([SERVICE], NOW, serve_from=NOW)
+    found = make([SERVICE], NOW, begins=NOW)
     tls.show(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), found.certificate, found.key)
     with pytest.raises(Unable):
         tls.show(tls.context(), found.authority, found.key)

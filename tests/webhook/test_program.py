@@ -25,7 +25,7 @@ SECONDS = 60
 
 def certified(directory: object) -> Generation:
     now = int(time.time())
-    found = make([SERVICE], now, serve_from=now)
+    found = make([SERVICE], now, begins=now)
     for name, content in ((tls.CERTIFICATE, found.certificate), (tls.KEY, found.key)):
         with open(os.path.join(str(directory), name), "w", encoding="ascii") as file:
             file.write(content)

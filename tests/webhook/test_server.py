@@ -22,7 +22,7 @@ from webhook.server import app, listen
 @pytest.fixture
 async def asking() -> AsyncIterator[Asking]:
     now = int(time.time())
-    generation = certificates.make([SERVICE], now, serve_from=now)
+    generation = certificates.make([SERVICE], now, begins=now)
     context = tls.context()
     tls.show(context, generation.certificate, generation.key)
     metrics = Metrics()
@@ -135,7 +135,7 @@ async def test_other_paths_and_methods_are_refused(asking: Asking) -> None:
 
 async def test_a_webhook_that_is_not_trusted_yet_is_not_ready() -> None:
     now = int(time.time())
-    generation = certificates.make([SERVICE], now, serve_from=now)
+    generation = certificates.make([SERVICE], now, begins=now)
     context = tls.context()
     tls.show(context, generation.certificate, generation.key)
     listening = await listen(app(Metrics(), lambda: False), context, 0)
