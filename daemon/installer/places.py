@@ -19,6 +19,7 @@ import signal
 import stat
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Final, Self
 
 from daemon.installer.errors import Refused
@@ -31,6 +32,8 @@ STATE: Final = ("/run/architect", f"{_LIB}/pods", f"{_LIB}/arriving", "/var/log/
 """What shims and daemon keep elsewhere."""
 _COPIES: Final = (f"{_LIB}/leaving", f"{_LIB}/kept")
 """States of pods that have left, and that nobody has taken: somebody's only copies."""
+_WHOLE: Final = "part.json"
+"""What the daemon writes last: without it a copy was broken off, and is nobody's."""
 _DIGEST: Final = re.compile(r"[0-9a-f]{12}")
 _ZYGOTE: Final = "architect-zygote"[:15]  # as much of a name as the kernel keeps
 _RECORD_VERSION: Final = 1
@@ -188,7 +191,8 @@ def remove_everything() -> list[str]:
     """Remove all files of Architect's from the node; nothing may run any more. Returns the folders that stay,
     because copies are in them that nobody has taken.
     """
-    for folder in (*STATE, *(f"{HOME}/{digest}" for digest in digests(HOME))):
+    installs = (f"{HOME}/{digest}" for digest in digests(HOME))
+    for folder in (*STATE, *installs, *_broken_off()):
         shutil.rmtree(folder, ignore_errors=True)
     for path in (CURRENT, RECORD):
         with contextlib.suppress(FileNotFoundError):
@@ -198,3 +202,9 @@ def remove_everything() -> list[str]:
         with contextlib.suppress(OSError):
             os.rmdir(folder)  # unless somebody keeps something there
     return [folder for folder in _COPIES if os.path.exists(folder)]
+
+
+def _broken_off() -> list[str]:
+    """The pods of `_COPIES`, NAMESPACE/MIGRATION, of which nothing is whole."""
+    pods = (pod for folder in _COPIES for pod in Path(folder).glob("*/*"))
+    return [str(pod) for pod in pods if not any(pod.glob(f"*/{_WHOLE}"))]

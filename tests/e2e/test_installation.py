@@ -143,9 +143,13 @@ def test_uninstalled_from_nodes_without_sleepers_nothing_is_left_but_copies_that
     copies = "/var/lib/architect/kept"
     for node in nodes:
         node.run(["rm", "-rf", copies])  # those of other tests
+        broken_off = "/var/lib/architect/leaving/shop/web-0-0456"
+        node.run(["mkdir", "-p", f"{broken_off}/app/parcel"])
+        node.run(["touch", f"{broken_off}/pod.json", f"{broken_off}/app/parcel/layer.pack"])
     nodes[1].run(["mkdir", "-p", f"{copies}/shop/web-1-0123/app"])
     nodes[1].run(["touch", f"{copies}/shop/web-1-0123/app/part.json"])
     release.uninstall(api, nodes)
     assert {node.name: release.containerd_files(node) for node in nodes} == architect.files
     for node, left in zip(nodes, ("", f"{copies}\n"), strict=True):
-        assert node.run(["sh", "-c", _LEFT]) == left, f"left on {node.name}"
+        whole = node.run(["sh", "-c", "find /var/lib/architect || true"])
+        assert node.run(["sh", "-c", _LEFT]) == left, f"left on {node.name}: {whole}"
