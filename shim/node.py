@@ -2,7 +2,8 @@
 
 Who cannot be asked is answered for: a container that is told to end ends, one that is created starts. Each
 call is a connection of its own: they are rare, and a daemon may be another one by the next. Where there is no
-socket, nobody moves containers. Where nobody listens on it, the daemon has ended and is awaited for a while.
+socket, nobody moves containers, unless a daemon was promised: the node has just booted. It is awaited for a
+while, as is one that has ended and does not listen on its socket.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 from typing import Any, Final
 
 from architect.settings import PodIdentity
@@ -20,8 +22,8 @@ ASK_SECONDS: Final = 20.0
 """Of a question whose answer somebody waits for: containerd, and behind it kubelet."""
 LEAVES_AWAY_SECONDS: Final = 5.0
 """A daemon that has ended is awaited for so long before a container ends: its grace period passes."""
-ARRIVES_AWAY_SECONDS: Final = 15.0
-"""Before one begins without it: nobody is in such a hurry."""
+ARRIVES_AWAY_SECONDS: Final = 30.0
+"""Before one begins without it: nobody is in such a hurry, and a node that boots begins it late."""
 LEFT_SECONDS: Final = 300.0
 """For the daemon to take what leaves: kubelet's patience is shorter, and ends it by SIGKILL."""
 _CONNECT_SECONDS: Final = 1.0
@@ -146,6 +148,8 @@ class NodeDaemon:
         try:
             client = await Client.connect(node_v1.SOCKET, timeout=_CONNECT_SECONDS)
         except FileNotFoundError as error:
+            if os.path.exists(node_v1.PROMISE):
+                raise Unheard("the daemon of this node has not begun yet", away=True) from error
             raise Unheard("no daemon of this node moves containers") from error
         except (OSError, TimeoutError) as error:
             raise Unheard(f"the daemon of this node is not there ({error})", away=True) from error

@@ -13,6 +13,8 @@ from architect.ttrpc.codec import BOOL, STRING, UINT32, UINT64, field, message
 
 SERVICE = "architect.node.v1.Node"
 SOCKET: Final = "/run/architect/node.sock"
+PROMISE: Final = "/opt/architect/moves"
+"""A file that is there while the node is to have a daemon that listens there: it may not have begun yet."""
 ARRIVAL_SECONDS: Final = 20.0
 """After so long `Arrival` answers WAITING."""
 

@@ -25,7 +25,8 @@ _NODE: Final = "/proc/1/ns/mnt"
 def main(argv: Sequence[str] | None = None, digest: str = "") -> int:
     """Run one command; its exit code. `digest`: the install on the node that this runs from, if it does."""
     options = _parser().parse_args(argv)
-    wishes = node.Wishes(options.containerd_socket, options.containerd_restart, not options.leave_containerd)
+    configure = not options.leave_containerd
+    wishes = node.Wishes(options.containerd_socket, options.containerd_restart, configure, options.moves)
     try:
         if not digest:
             _enter_and_go_on(options)
@@ -56,6 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--leave-containerd", action="store_true", help="do not touch containerd's configuration"
     )
+    parser.add_argument(
+        "--moves",
+        action="store_true",
+        help="pods move between nodes: none begins unasked",
+    )
     return parser
 
 
@@ -72,7 +78,8 @@ def _enter_and_go_on(options: argparse.Namespace) -> None:
     argv = [f"{home}/bin/python3", "-IS", f"{home}/daemon/installer/run.py", options.action,
             f"--containerd-socket={options.containerd_socket}",
             f"--containerd-restart={options.containerd_restart}",
-            *(["--leave-containerd"] if options.leave_containerd else [])]  # fmt: skip
+            *(["--leave-containerd"] if options.leave_containerd else []),
+            *(["--moves"] if options.moves else [])]  # fmt: skip
     _execute(argv)
 
 

@@ -27,6 +27,8 @@ class Wishes:
     """"auto" (by systemd), "signal" or "never"."""
     configure: bool = True
     """False: containerd's configuration is somebody else's business."""
+    moves: bool = False
+    """Pods move between nodes."""
 
 
 def install(digest: str, wishes: Wishes) -> Iterator[str]:
@@ -35,6 +37,7 @@ def install(digest: str, wishes: Wishes) -> Iterator[str]:
     Running pods keep the shim they have. Raises Refused.
     """
     _try_out(digest)
+    places.promise(moves=wishes.moves)
     before = places.current()
     if before != digest:
         places.point(digest)
@@ -153,6 +156,7 @@ def uninstall(wishes: Wishes) -> Iterator[str]:
     if not places.current():
         yield f"nothing is installed in {places.HOME}"
         return
+    places.promise(moves=False)
     record = places.Record.load()
     if record.config:
         yield from _unconfigure(record, wishes)

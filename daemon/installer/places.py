@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
+from architect.ttrpc.node_v1 import PROMISE, SOCKET
 from daemon.installer.errors import Refused
 
 HOME: Final = "/opt/architect"
@@ -185,6 +186,16 @@ def prune(keep: Collection[str]) -> list[str]:
         if broken_off or (_DIGEST.fullmatch(name) and name not in used and name not in keep):
             shutil.rmtree(f"{HOME}/{name}")
     return sorted(used)
+
+
+def promise(*, moves: bool) -> None:
+    """Tell shims whether this node is to have a daemon that moves containers: they wait for it to begin."""
+    if moves:
+        write(PROMISE, "")
+        return
+    for path in (PROMISE, SOCKET):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def remove_everything() -> list[str]:

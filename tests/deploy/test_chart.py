@@ -201,12 +201,11 @@ def test_the_installer_is_told_of_containerd() -> None:
         "containerd.socket": "/run/c.sock",
         "containerd.configure": "false",
     }
-    installer = containers(named(render(**values), "DaemonSet", "architectd"))[0]
-    assert installer["args"] == [
-        "--containerd-socket=/run/c.sock",
-        "--containerd-restart=never",
-        "--leave-containerd",
-    ]
+    wanted = ["--containerd-socket=/run/c.sock", "--containerd-restart=never", "--leave-containerd"]
+    for enabled, moves in (("true", ["--moves"]), ("false", [])):
+        rendered = render(**values, **{"migration.enabled": enabled})
+        installer = containers(named(rendered, "DaemonSet", "architectd"))[0]
+        assert installer["args"] == [*wanted, *moves]
 
 
 @needs_helm

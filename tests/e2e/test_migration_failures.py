@@ -147,6 +147,16 @@ def test_the_source_node_loses_power_before_anything_was_fetched(move: Move, nod
     move.check(moved=True)
 
 
+def test_the_target_node_loses_power_while_a_replacement_waits_there(move: Move, nodes: list[Node]) -> None:
+    with moves.cut(move.here):
+        move.evict()
+        move.await_phase("Offered")
+        move.await_waiting()
+        move.there.power_off()
+        move.there.power_on(nodes)
+    move.check(moved=True)
+
+
 def test_the_target_node_is_gone_and_the_next_replacement_gets_it(move: Move, nodes: list[Node]) -> None:
     with moves.cut(move.here):
         move.evict()

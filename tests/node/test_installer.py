@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from architect.ttrpc import node_v1
 from hack.control import await_true, describe, hibernate, status
 from hack.cri import Container, Cri, Pod
 from tests.node.asking import get
@@ -107,8 +108,8 @@ def installer(*arguments: str, fails: bool = False) -> str:
     return done.stdout + done.stderr
 
 
-def install(source: Path = SHIPPED) -> str:
-    return installer("install", f"--source={source}", "--containerd-restart=signal")
+def install(source: Path = SHIPPED, *options: str) -> str:
+    return installer("install", f"--source={source}", "--containerd-restart=signal", *options)
 
 
 def uninstall() -> str:
@@ -193,6 +194,17 @@ def test_containerd_is_restarted_once_and_a_second_install_changes_nothing(conta
     assert (etc(), containerd.starts) == (after, 2)
     uninstall()
     assert containerd.starts == 3
+
+
+def test_shims_know_whether_a_daemon_is_to_be_asked_before_there_is_one(containerd: Supervised) -> None:
+    del containerd
+    promise = Path(node_v1.PROMISE)
+    found = []
+    for options in (["--moves"], [], ["--moves"]):
+        install(SHIPPED, *options)
+        found.append(promise.exists())
+    uninstall()
+    assert (found, promise.exists()) == ([True, False, True], False)
 
 
 def test_pods_sleep_through_an_upgrade_and_the_old_install_goes_with_the_last_of_them(

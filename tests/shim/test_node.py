@@ -88,6 +88,20 @@ async def test_a_daemon_that_was_killed_is_asked_when_it_is_back(path: str, ends
         assert (await WHO.arrives()).expected
 
 
+async def test_a_daemon_that_was_promised_is_awaited(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promise = tmp_path / "moves"
+    promise.touch()
+    monkeypatch.setattr(node_v1, "PROMISE", str(promise))
+    waits = asyncio.Event()
+    monkeypatch.setattr(node.log, "info", lambda *_: waits.set())
+    arriving = asyncio.create_task(WHO.arrives())
+    await waits.wait()
+    async with daemon(path, Arrives=lambda _: node_v1.ArrivesResponse(True, "one comes", 60)):
+        assert (await arriving).expected
+
+
 async def test_a_daemon_that_does_not_come_back_keeps_nobody(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,4 +27,7 @@ app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
 {{- if not .Values.containerd.configure }}
 - --leave-containerd
 {{- end }}
+{{- if .Values.migration.enabled }}
+- --moves
+{{- end }}
 {{- end }}
