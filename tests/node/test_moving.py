@@ -51,6 +51,7 @@ class PlayedDaemon:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
+        Path(node_v1.SOCKET).parent.mkdir(mode=0o700, exist_ok=True)
         Path(node_v1.SOCKET).unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(node_v1.SOCKET)
