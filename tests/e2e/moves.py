@@ -6,6 +6,7 @@ given twice, or a token were answered with by two pods in turn, two copies of on
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import os
@@ -50,13 +51,16 @@ def service(name: str, *, heap_mb: int = 10, idle: str = "1h") -> Object:
     return made
 
 
-def first_answer(address: str) -> str:
-    """The token of a service that may not listen yet."""
+def first_answer(pod: Sleeper) -> str:
+    """The token of a pod that may not listen yet, or gets another address since its sandbox has ended."""
     deadline = time.monotonic() + _SECONDS
     while True:
+        address = pod.address
         try:
             return ask(address)[0]
-        except ConnectionRefusedError:
+        except OSError as error:
+            if error.errno not in (errno.ECONNREFUSED, errno.EHOSTUNREACH):
+                raise
             assert time.monotonic() < deadline, f"nobody listens at {address}"
             time.sleep(_PAUSE_SECONDS)
 
@@ -228,7 +232,7 @@ class Move:
         `moved`: which of them is expected; None: that depends on who was quicker.
         """
         after = self.settled()
-        token = first_answer(after.address)
+        token = first_answer(after)
         self.clients.check()
         record = self.await_phase(*FINAL)
         if moved or (moved is None and phase(record) == "Arrived"):
@@ -258,7 +262,7 @@ def moving(
     """A pod that answers, and clients that ask it all the time; it is not evicted yet."""
     kubectl("apply", "-f", "-", stdin=service(name, **wanted))
     (pod,) = sleepers.pods_of(api, namespace, name)
-    token = first_answer(pod.address)
+    token = first_answer(pod)
     try:
         with Clients(api, namespace, name) as clients:
             yield Move(api, kubectl, namespace, nodes, pod, pod.read(), token, clients)

@@ -188,4 +188,4 @@ def test_what_was_damaged_on_the_source_s_disk_is_kept_and_restored_when_it_is_m
             fresh = move.check(moved=False)
     assert "its copy is kept" in str(moves.warnings(fresh))
     restored = move.restore(fresh)
-    assert moves.first_answer(restored.address) == move.token
+    assert moves.first_answer(restored) == move.token
