@@ -84,8 +84,8 @@ def _test() -> dict[str, str]:
         argv = ["pytest", *_QUIET, *chosen, "tests/node"]
         nodes.append(_on_node(f"node tests {name}", name, argv, "--shipped"))
     found = [
+        _on_cluster(f"cluster tests {recipe.KUBERNETES}", on_cluster),  # the longest one
         *nodes,
-        _on_cluster(f"cluster tests {recipe.KUBERNETES}", on_cluster),
         _on_node("unit tests", _first(), unit, "--shipped"),
         _in_machine(_SHORT_IN_MACHINE),
     ]
