@@ -20,6 +20,8 @@ ROOT: Final = "/var/lib/architect/pods"
 """Where the images of a node are."""
 ENGINE: Final = "criu"
 MANIFEST: Final = "manifest.json"
+PART: Final = "part.json"
+"""Beside the image of a container that has left, written last: without it that copy is nobody's."""
 QUARANTINED: Final = ".quarantined"
 REASON: Final = "reason.txt"
 KEPT_ASIDE: Final = 2  # per container: the newest failure and the one before; memory images are large

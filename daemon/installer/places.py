@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
+from architect.images.layout import PART
 from architect.ttrpc.node_v1 import PROMISE, SOCKET
 from daemon.installer.errors import Refused
 
@@ -33,8 +34,6 @@ STATE: Final = ("/run/architect", f"{_LIB}/pods", f"{_LIB}/arriving", "/var/log/
 """What shims and daemon keep elsewhere."""
 _COPIES: Final = (f"{_LIB}/leaving", f"{_LIB}/kept")
 """States of pods that have left, and that nobody has taken: somebody's only copies."""
-_WHOLE: Final = "part.json"
-"""What the daemon writes last: without it a copy was broken off, and is nobody's."""
 _DIGEST: Final = re.compile(r"[0-9a-f]{12}")
 _ZYGOTE: Final = "architect-zygote"[:15]  # as much of a name as the kernel keeps
 _RECORD_VERSION: Final = 1
@@ -218,4 +217,4 @@ def remove_everything() -> list[str]:
 def _broken_off() -> list[str]:
     """The pods of `_COPIES`, NAMESPACE/MIGRATION, of which nothing is whole."""
     pods = (pod for folder in _COPIES for pod in Path(folder).glob("*/*"))
-    return [str(pod) for pod in pods if not any(pod.glob(f"*/{_WHOLE}"))]
+    return [str(pod) for pod in pods if not any(pod.glob(f"*/{PART}"))]

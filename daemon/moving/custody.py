@@ -16,7 +16,7 @@ from typing import Final
 
 from architect.files import make_private_dirs, names, read_whole, write_whole
 from architect.images import ImageDir, read_manifest
-from architect.images.layout import MANIFEST
+from architect.images.layout import MANIFEST, PART
 from architect.untrusted import Unreadable
 from daemon.moving import hostfiles, volumes
 from daemon.moving.parts import MAX_BYTES, Departure, Part
@@ -25,7 +25,6 @@ from daemon.transfer import Parcel, TooLate, pack
 from daemon.transfer.contents import digest
 from daemon.transfer.parcel import Writing
 
-PART: Final = "part.json"
 POD: Final = "pod.json"
 PARCEL: Final = "parcel"
 LAYER: Final = "layer.pack"

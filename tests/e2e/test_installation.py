@@ -12,6 +12,9 @@ from tests.e2e import release, sleepers
 from tests.e2e.conftest import Before, Kubectl
 from tests.e2e.sleepers import fetch, never_disturbed, ready_since, sleeping
 
+# An install may have to wait for kubelet, which backs off from what did not start at once.
+pytestmark = pytest.mark.timeout(400)
+
 _LEFT = "ls -d /opt/architect /run/architect /var/lib/architect/* /var/log/architect || true"
 
 
@@ -78,7 +81,6 @@ def previous(api: Api, nodes: list[Node], architect: Before) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("previous")
-@pytest.mark.timeout(400)
 def test_an_upgrade_from_the_version_before_leaves_pods_alone_and_drives_their_older_shims(
     api: Api, kubectl: Kubectl, namespace: str, nodes: list[Node]
 ) -> None:

@@ -66,6 +66,17 @@ async def coming(shop: Shop, node: MovingNode) -> Object:
     return new
 
 
+async def brought(shop: Shop, one: MovingNode, two: MovingNode) -> tuple[Object, Object]:
+    """Two pods: what one has left is given to the other, and nobody knows yet what became of it."""
+    old = await leaving(shop, one)
+    assert await one.leave(old) == ""
+    await one.hand_over(old)
+    new = await coming(shop, two)
+    await two.created(new)
+    assert (await two.arrived(new)).state == State.HERE
+    return old, new
+
+
 def check_arrived(answer: Any, old: Object, new: Object, node: MovingNode) -> None:
     """All that `old` had is there for `new`."""
     assert answer.state == State.HERE, answer.reason
@@ -200,12 +211,7 @@ async def test_what_became_of_it_is_told_when_the_control_plane_is_back(
     pair: tuple[MovingNode, MovingNode], shop: Shop, server: ApiServer
 ) -> None:
     one, two = pair
-    old = await leaving(shop, one)
-    assert await one.leave(old) == ""
-    await one.hand_over(old)
-    new = await coming(shop, two)
-    await two.created(new)
-    assert (await two.arrived(new)).state == State.HERE
+    old, new = await brought(shop, one, two)
     server.kill()  # and with it, what the control plane can decide
     await two.settle(new)
     await two.kill()
@@ -220,12 +226,7 @@ async def test_what_cannot_be_restored_is_kept_where_it_was(
     pair: tuple[MovingNode, MovingNode], shop: Shop, client: Client
 ) -> None:
     one, two = pair
-    old = await leaving(shop, one)
-    assert await one.leave(old) == ""
-    await one.hand_over(old)
-    new = await coming(shop, two)
-    await two.created(new)
-    assert (await two.arrived(new)).state == State.HERE
+    old, new = await brought(shop, one, two)
     await two.settle(new, here=False, reason="its mounts are others")
     await shop.until_record(old, lambda found: phase(found) == "Kept")
     await until(lambda: one.below("kept"))
@@ -255,12 +256,7 @@ async def test_a_state_is_given_to_one_container_once(
     pair: tuple[MovingNode, MovingNode], shop: Shop
 ) -> None:
     one, two = pair
-    old = await leaving(shop, one)
-    assert await one.leave(old) == ""
-    await one.hand_over(old)
-    new = await coming(shop, two)
-    await two.created(new)
-    assert (await two.arrived(new)).state == State.HERE
+    old, new = await brought(shop, one, two)
     assert (await two.arrived(new)).state == State.HERE  # asked again: its answer may have got lost
     assert (await two.arrived(new, identity="another")).state == State.LOST
     assert not (await two.created(new, identity="another")).expected
